@@ -1,0 +1,40 @@
+# `make help` lists the targets; everything is installed into .venv in this folder.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check clean
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+serve: $(VENV)/.serve  ## install what is needed, start Triton and the shim, print a curl
+	@exec $(VENV)/bin/python -m standalone
+
+test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny checkpoint
+	$(VENV)/bin/python tests/clients/tools.py
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/.test  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy shim standalone model_repository/qwen_image_edit/1/qwen_edit
+
+clean:  ## remove everything that make installed or wrote
+	rm -rf $(VENV) .triton .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (PyTorch is large: a few minutes on a fresh machine)"
+	$(PIP) -e '.[shim,model,standalone]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.serve pyproject.toml constraints.txt
+	$(PIP) -e '.[shim,model,standalone,test,dev]'
+	@touch $@
