@@ -1,0 +1,216 @@
+"""Triton's side of the model: requests in, answers out. Everything else is in `qwen_edit/`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from qwen_edit.checkpoint import LoadError, find
+from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
+from qwen_edit.metrics import OUTCOMES, STAGES, STATES
+from qwen_edit.request import TENSORS, parse
+from qwen_edit.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from qwen_edit.job import Outcome
+
+log = logging.getLogger("image_edit_server")
+
+# Attributes of TritonError, which Triton adds to pb_utils only after this file is imported.
+ERROR_CODES = {
+    BadRequest: "INVALID_ARG",
+    QueueFull: "UNAVAILABLE",
+    Draining: "UNAVAILABLE",
+    Cancelled: "CANCELLED",
+    Failed: "INTERNAL",
+}
+
+# An instance whose execute() has returned looks idle to Triton, whatever its engine holds. Beside others, it returns
+# this many seconds later, so that what arrives at the same moment goes to them.
+SPREAD_SECONDS = 0.005
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        try:
+            settings = Settings.from_environment(parameters=_parameters(args))
+        except SettingsError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+        _configure_logging(settings.log_level)
+        # OpenMP reads this once, when torch is imported below.
+        os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+        try:
+            checkpoint = find(settings.model_dir)
+            from qwen_edit.engine import Engine
+            from qwen_edit.loading import instance_device, load
+
+            device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
+            loaded = load(checkpoint, settings, device)
+        except LoadError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+        self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
+        self._limits = settings.limits
+        self._defaults = loaded.defaults
+        self._metrics = TritonMetrics(args["model_instance_name"])
+        self._engine = Engine(
+            loaded.pipeline,
+            loaded.sizes,
+            self._metrics,
+            max_jobs=settings.max_jobs,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_input_pixels=settings.limits.input_pixels,
+            cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
+            mrope=settings.vl_positions == "mrope",
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hands every request to the engine, which answers through its response sender when the edit is done."""
+        for request in requests:
+            reply = TritonReply(request)
+            try:
+                tensors = {
+                    name: tensor.as_numpy()
+                    for name in TENSORS
+                    if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
+                }
+                edit = parse(tensors, self._limits, self._defaults, request_id=request.request_id(), now=time.time())
+                self._engine.submit(edit, reply)
+                time.sleep(self._spread_seconds)
+            except BadRequest as error:
+                self._metrics.edit("refused")
+                reply.error(error)
+            except EditError as error:
+                reply.error(error)
+            except Exception:
+                log.exception("a request could not be read")
+                reply.error(Failed("the request could not be read"))
+
+    def finalize(self) -> None:
+        self._engine.close()
+
+
+class TritonReply:
+    """One request's answer, sent once."""
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+
+    def outcome(self, outcome: Outcome) -> None:
+        request = outcome.request
+        outputs = {
+            "image": outcome.image,
+            "latents": outcome.latents,
+            "preview_image": outcome.preview,
+            "step": np.array([outcome.step], np.int32),
+            "num_inference_steps": np.array([request.num_inference_steps], np.int32),
+            "true_cfg_scale": np.array([request.true_cfg_scale], np.float32),
+            "seed": np.array([request.seed], np.int64),
+            "timings": np.array([json.dumps(outcome.timings).encode()], np.object_),
+        }
+        tensors = [
+            pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
+            for name, value in outputs.items()
+            if value is not None
+        ]
+        self._send(pb_utils.InferenceResponse(output_tensors=tensors))
+
+    def error(self, error: EditError) -> None:
+        code = getattr(pb_utils.TritonError, ERROR_CODES[type(error)])
+        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message, code)))
+
+    def cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+    def _send(self, response: Any) -> None:
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+class TritonMetrics:
+    """The engine's metrics on Triton's own /metrics. Gauges are set at once: a restarted worker's keep old values."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._families: list[Any] = []  # Triton deletes a family that nothing refers to, under its living metrics
+        self._edits = self._each("edits_total", "Edits by how they ended", "COUNTER", "outcome", OUTCOMES)
+        self._steps = self._one("steps_total", "Denoising steps, each job's counted", "COUNTER")
+        self._rows = self._one(
+            "rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", buckets=[1, 2, 4, 8, 16, 32, 64]
+        )
+        self._seconds = self._each("seconds_total", "Seconds spent, by stage", "COUNTER", "stage", STAGES)
+        self._jobs = self._each("jobs", "Edits that the engine holds", "GAUGE", "state", STATES)
+        self._hits = self._one("cache_hits_total", "Encodings found in the conditioning cache", "COUNTER")
+        self._misses = self._one("cache_misses_total", "Encodings computed", "COUNTER")
+        self._cache_bytes = self._one("cache_bytes", "Bytes held by the conditioning cache", "GAUGE")
+        self._gpu_peak = self._one("gpu_peak_bytes", "Most bytes of GPU memory ever allocated", "GAUGE")
+        self._heartbeat = self._one("heartbeat_seconds", "Unix time at which the engine was last alive", "GAUGE")
+        self._counted = (0, 0)
+        self.jobs(0, 0)
+        self.cache(0, 0, 0)
+        self.gpu_peak(0)
+        self.heartbeat(time.time())
+
+    def edit(self, outcome: str) -> None:
+        self._edits[outcome].increment(1)
+
+    def step(self, jobs: int, rows: int) -> None:
+        self._steps.increment(jobs)
+        self._rows.observe(rows)
+
+    def seconds(self, stage: str, seconds: float) -> None:
+        self._seconds[stage].increment(seconds)
+
+    def jobs(self, waiting: int, running: int) -> None:
+        self._jobs["waiting"].set(waiting)
+        self._jobs["running"].set(running)
+
+    def cache(self, hits: int, misses: int, size: int) -> None:
+        self._hits.increment(hits - self._counted[0])
+        self._misses.increment(misses - self._counted[1])
+        self._counted = hits, misses
+        self._cache_bytes.set(size)
+
+    def gpu_peak(self, size: int) -> None:
+        self._gpu_peak.set(size)
+
+    def heartbeat(self, unix_seconds: float) -> None:
+        self._heartbeat.set(unix_seconds)
+
+    def _one(self, name: str, description: str, kind: str, **options: Any) -> Any:
+        return self._family(name, description, kind).Metric(labels={"instance": self._instance}, **options)
+
+    def _each(self, name: str, description: str, kind: str, label: str, values: tuple[str, ...]) -> dict[str, Any]:
+        family = self._family(name, description, kind)
+        return {value: family.Metric(labels={"instance": self._instance, label: value}) for value in values}
+
+    def _family(self, name: str, description: str, kind: str) -> Any:
+        family = pb_utils.MetricFamily(
+            name=f"qwen_edit_{name}", description=description, kind=getattr(pb_utils.MetricFamily, kind)
+        )
+        self._families.append(family)
+        return family
+
+
+def _instances(args: dict[str, str]) -> int:
+    """Instances of this model on this server."""
+    groups = json.loads(args["model_config"])["instance_group"]
+    return sum(group["count"] * max(1, len(group.get("gpus", []))) for group in groups)
+
+
+def _parameters(args: dict[str, str]) -> dict[str, str]:
+    """config.pbtxt's `parameters`, name → text."""
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    return {name: value["string_value"] for name, value in parameters.items()}
+
+
+def _configure_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.handlers = [handler]
+    log.setLevel(level)
+    log.propagate = False

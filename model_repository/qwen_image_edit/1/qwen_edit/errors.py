@@ -1,0 +1,52 @@
+"""What an edit can end in besides a picture.
+
+EditError
+├── BadRequest   invalid     the request cannot be served as it is
+├── QueueFull    queue_full  as many jobs as MAX_JOBS are waiting or running
+├── Draining     draining    the server is stopping
+├── Cancelled    cancelled   the client asked for an end
+└── Failed       failed      the model failed on this job
+"""
+
+from __future__ import annotations
+
+MAX_SHOWN = 80  # characters of a value that an error message repeats
+
+
+class EditError(Exception):
+    """`word` begins the message that the client sees; clients act on it."""
+
+    word: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.word}: {self}"
+
+
+class BadRequest(EditError):
+    word = "invalid"
+
+    def __init__(self, tensor: str, detail: str) -> None:
+        super().__init__(f"{tensor}: {detail}")
+
+
+class QueueFull(EditError):
+    word = "queue_full"
+
+
+class Draining(EditError):
+    word = "draining"
+
+
+class Cancelled(EditError):
+    word = "cancelled"
+
+
+class Failed(EditError):
+    word = "failed"
+
+
+def shown(value: object) -> str:
+    """`value` as an error message repeats it."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"

@@ -1,0 +1,242 @@
+"""Input tensors → EditRequest; every range check of a request that needs no picture decoded."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen_edit.errors import BadRequest, shown
+from qwen_edit.settings import MAX_SEED, Limits
+
+Array = npt.NDArray[Any]
+
+MAX_PROMPT_CHARACTERS = 32_000
+MIN_SIDE = 64  # pixels
+MAX_ASPECT = 8  # longer side over shorter side
+MAX_TRUE_CFG_SCALE = 20.0
+MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
+MAX_PREVIEW_SIDE = 1024  # pixels
+MAX_AGE_SECONDS = 3600.0  # an `arrival` further back counts as this old
+MAX_REQUEST_ID = 128  # characters
+
+# Name → (numpy kind, shape without the batch dimension; -1 is any). Kind "O" is Triton's BYTES.
+TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "image": ("O", (-1,)),
+    "prompt": ("O", (1,)),
+    "negative_prompt": ("O", (1,)),
+    "mask": ("O", (1,)),
+    "size": ("i", (2,)),
+    "num_inference_steps": ("i", (1,)),
+    "true_cfg_scale": ("f", (1,)),
+    "seed": ("i", (1,)),
+    "start_step": ("i", (1,)),
+    "stop_step": ("i", (1,)),
+    "latents": ("f", (-1, -1)),
+    "preview": ("i", (1,)),
+    "arrival": ("f", (1,)),
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request that leaves an input out gets."""
+
+    num_inference_steps: int
+    true_cfg_scale: float
+    negative_prompt: str
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One edit of one output image."""
+
+    id: str
+    images: tuple[bytes, ...]  # encoded reference images
+    prompt: str
+    negative_prompt: str  # empty: no guidance
+    mask: bytes | None  # encoded
+    size: tuple[int, int] | None  # width, height in pixels; None: chosen from the references
+    num_inference_steps: int
+    true_cfg_scale: float
+    seed: int
+    start_step: int
+    stop_step: int  # steps run are start_step <= i < stop_step <= num_inference_steps
+    latents: npt.NDArray[np.float32] | None  # (tokens, channels) of a stopped run
+    preview: int  # longest side in pixels; 0: none
+    arrival: float  # Unix seconds
+
+    @property
+    def guided(self) -> bool:
+        return self.true_cfg_scale > 1 and self.negative_prompt != ""
+
+    @property
+    def continued(self) -> bool:
+        return self.start_step > 0
+
+
+def parse(
+    tensors: Mapping[str, Array], limits: Limits, defaults: Defaults, *, request_id: str, now: float
+) -> EditRequest:
+    """The request in `tensors`, each with its batch dimension; raises BadRequest naming the tensor and the value."""
+    values = {name: _unbatched(name, tensor) for name, tensor in tensors.items()}
+    steps = _integer(values, "num_inference_steps", defaults.num_inference_steps, MIN_STEPS, limits.steps)
+    start, stop = _segment(values, steps)
+    if start > 0 and "seed" not in values:
+        raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
+    latents = _latents(values, start)
+    return EditRequest(
+        id=printable(request_id) or secrets.token_hex(8),
+        images=_images(values, limits),
+        prompt=_prompt(values),
+        negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
+        mask=_mask(values),
+        size=_size(values, limits),
+        num_inference_steps=steps,
+        true_cfg_scale=_number(values, "true_cfg_scale", defaults.true_cfg_scale, 0.0, MAX_TRUE_CFG_SCALE),
+        seed=_integer(values, "seed", secrets.randbelow(2**32), 0, MAX_SEED),
+        start_step=start,
+        stop_step=stop,
+        latents=latents,
+        preview=_integer(values, "preview", 0, 0, MAX_PREVIEW_SIDE),
+        arrival=_arrival(values, now),
+    )
+
+
+def printable(request_id: str) -> str:
+    """A request id as log lines may carry it."""
+    return "".join(c if c.isprintable() else "?" for c in request_id[:MAX_REQUEST_ID])
+
+
+def _unbatched(name: str, tensor: Array) -> Array:
+    kind, shape = TENSORS[name]
+    if tensor.ndim == 0 or tensor.shape[0] != 1:
+        count = tensor.shape[0] if tensor.ndim else 0
+        raise BadRequest(name, f"batch size {count}: send one request per edit, with a batch dimension of 1")
+    value: Array = tensor.reshape(tensor.shape[1:])
+    expected = ", ".join("any" if side == -1 else str(side) for side in shape)
+    fits = value.ndim == len(shape) and all(w in (-1, s) for s, w in zip(value.shape, shape, strict=True))
+    if value.dtype.kind != kind or not fits:
+        raise BadRequest(name, f"shape {list(tensor.shape)} of {tensor.dtype}: [1, {expected}] is allowed")
+    return value
+
+
+def _images(values: Mapping[str, Array], limits: Limits) -> tuple[bytes, ...]:
+    if "image" not in values:
+        raise BadRequest("image", "at least one encoded reference image is needed")
+    images = tuple(_bytes("image", item) for item in values["image"])
+    if not 1 <= len(images) <= limits.references:
+        raise BadRequest("image", f"{len(images)} reference images: 1 to {limits.references} are allowed")
+    for number, image in enumerate(images, 1):
+        if not image:
+            raise BadRequest("image", f"reference image {number} is empty")
+    return images
+
+
+def _prompt(values: Mapping[str, Array]) -> str:
+    prompt = _text(values, "prompt", "").strip()
+    if not prompt:
+        raise BadRequest("prompt", "an empty prompt: 1 to 32000 characters are allowed")
+    return prompt
+
+
+def _text(values: Mapping[str, Array], name: str, default: str) -> str:
+    if name not in values:
+        return default
+    raw = _bytes(name, values[name][0])
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest(name, f"{shown(raw[:40])} is not UTF-8") from None
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise BadRequest(name, f"{len(text)} characters: at most {MAX_PROMPT_CHARACTERS} are allowed")
+    return text.replace("\r\n", "\n").replace("\x00", "")
+
+
+def _mask(values: Mapping[str, Array]) -> bytes | None:
+    if "mask" not in values:
+        return None
+    return _bytes("mask", values["mask"][0]) or None
+
+
+def _size(values: Mapping[str, Array], limits: Limits) -> tuple[int, int] | None:
+    if "size" not in values:
+        return None
+    width, height = (int(side) for side in values["size"])
+    if (width, height) == (0, 0):
+        return None
+    given = f"{width}x{height}"
+    if not (MIN_SIDE <= width <= limits.side and MIN_SIDE <= height <= limits.side):
+        raise BadRequest("size", f"{given}: {MIN_SIDE} to {limits.side} pixels a side are allowed, or 0 0 for auto")
+    if width * height > limits.pixels:
+        raise BadRequest("size", f"{given} is {width * height} pixels: at most {limits.pixels} are allowed")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadRequest("size", f"{given}: aspect ratios from 1:{MAX_ASPECT} to {MAX_ASPECT}:1 are allowed")
+    return width, height
+
+
+def _segment(values: Mapping[str, Array], steps: int) -> tuple[int, int]:
+    """(start_step, stop_step), the latter made explicit."""
+    start = _integer(values, "start_step", 0, 0, 2**31 - 1)
+    stop = _integer(values, "stop_step", -1, -1, 2**31 - 1)
+    if start >= steps:
+        raise BadRequest("start_step", f"{start}: less than num_inference_steps ({steps}) is allowed")
+    if stop == -1 or stop >= steps:
+        return start, steps
+    if stop <= start:
+        raise BadRequest("stop_step", f"{stop}: more than start_step ({start}) is allowed, or -1 for the end")
+    return start, stop
+
+
+def _latents(values: Mapping[str, Array], start_step: int) -> npt.NDArray[np.float32] | None:
+    if start_step == 0:
+        if "latents" in values:
+            raise BadRequest("latents", "latents without start_step > 0: leave them out of a run's first call")
+        return None
+    if "latents" not in values:
+        raise BadRequest("latents", f"missing, with start_step {start_step}: send those of the stopped run")
+    latents = values["latents"]
+    if not np.isfinite(latents).all():
+        raise BadRequest("latents", "NaN or infinite values: send the latents of the stopped run unchanged")
+    return latents.astype(np.float32, copy=True)
+
+
+def _arrival(values: Mapping[str, Array], now: float) -> float:
+    if "arrival" not in values:
+        return now
+    arrival = float(values["arrival"][0])
+    if not math.isfinite(arrival):
+        raise BadRequest("arrival", f"{arrival}: a finite Unix time in seconds is allowed")
+    return min(max(arrival, now - MAX_AGE_SECONDS), now)
+
+
+def _integer(values: Mapping[str, Array], name: str, default: int, low: int, high: int) -> int:
+    if name not in values:
+        return default
+    value = int(values[name][0])
+    if not low <= value <= high:
+        raise BadRequest(name, f"{value}: {low} to {high} is allowed")
+    return value
+
+
+def _number(values: Mapping[str, Array], name: str, default: float, low: float, high: float) -> float:
+    if name not in values:
+        return default
+    value = float(values[name][0])
+    if not low <= value <= high:
+        raise BadRequest(name, f"{value:g}: {low:g} to {high:g} is allowed")
+    return value
+
+
+def _bytes(name: str, item: object) -> bytes:
+    """A BYTES element; Triton's gRPC and HTTP front ends hand over bytes, some clients make str of it."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode("utf-8")
+    raise BadRequest(name, f"an element of type {type(item).__name__}: bytes are allowed")

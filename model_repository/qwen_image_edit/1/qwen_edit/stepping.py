@@ -1,0 +1,77 @@
+"""One step for a batch of jobs whatever happens: a failure stays with its job, and memory is made do with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from weakref import WeakSet
+
+import torch
+
+from qwen_edit.denoise import Denoiser
+from qwen_edit.job import Job
+from qwen_edit.schedule import batch_tokens, next_batch
+
+log = logging.getLogger("image_edit_server")
+
+# After running out of memory the token budget is halved; it grows again after this many steps without.
+RECOVERY_STEPS = 500
+
+
+class Stepper:
+    """`fail(job, error)` is called for a job that fails alone."""
+
+    def __init__(self, denoiser: Denoiser, max_batch_tokens: int, fail: Callable[[Job, Exception], None]) -> None:
+        self.budget = max_batch_tokens
+        self._max_batch_tokens = max_batch_tokens
+        self._denoiser = denoiser
+        self._fail = fail
+        self._steps_since_shortage = 0
+        self._row_by_row: WeakSet[Job] = WeakSet()  # guided jobs whose two rows do not fit into one forward
+
+    def step(self, batch: list[Job]) -> list[Job]:
+        """The jobs that were moved on; the others failed, or are left for the next step."""
+        if len(batch) == 1 and batch[0] in self._row_by_row:
+            return self._alone(batch)
+        try:
+            self._denoiser.step([job.running for job in batch])
+        except torch.OutOfMemoryError:
+            return self._with_less(batch)
+        except Exception:
+            log.exception("a step of %d edits failed; each is tried alone", len(batch))
+            return self._alone(batch)
+        self._regain_budget()
+        return batch
+
+    def _with_less(self, batch: list[Job]) -> list[Job]:
+        self.budget = max(1, batch_tokens(batch) // 2)
+        self._steps_since_shortage = 0
+        log.warning("out of memory with %d edits in a step: at most %d tokens from here", len(batch), self.budget)
+        free_memory(self._denoiser.device)
+        if len(batch) == 1:
+            self._row_by_row.update(batch)
+            return self._alone(batch)
+        return self.step(next_batch(batch, self.budget))
+
+    def _alone(self, batch: list[Job]) -> list[Job]:
+        return [job for job in batch if self._moves_alone(job)]
+
+    def _moves_alone(self, job: Job) -> bool:
+        try:
+            self._denoiser.step([job.running], rows_per_forward=1 if job in self._row_by_row else None)
+        except Exception as error:
+            self._fail(job, error)
+            free_memory(self._denoiser.device)
+            return False
+        return True
+
+    def _regain_budget(self) -> None:
+        self._steps_since_shortage += 1
+        if self.budget < self._max_batch_tokens and self._steps_since_shortage >= RECOVERY_STEPS:
+            self._steps_since_shortage = 0
+            self.budget = min(self._max_batch_tokens, self.budget * 2)
+
+
+def free_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
