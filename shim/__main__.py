@@ -1,0 +1,64 @@
+"""Serves the HTTP shim: `python -m shim`, configured by the environment."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import uvicorn
+
+from shim.app import create_app
+from shim.drain import Drain
+from shim.log import configure_logging
+from shim.settings import Settings, SettingsError
+
+KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
+HEADER_BYTES = 2**16
+CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over
+
+
+class DrainingServer(uvicorn.Server):
+    """SIGTERM first turns /ready to 503 and lets the edits in flight finish; a second one, or Ctrl-C, stops at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self.drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and not self.drain.started:
+            self.drain.start()
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self.drain.finished()
+
+
+def main() -> int:
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    configure_logging(settings)
+    drain = Drain(settings.drain_seconds)
+    config = uvicorn.Config(
+        create_app(settings, drain),
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )
+    DrainingServer(config, drain).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

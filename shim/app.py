@@ -1,0 +1,106 @@
+"""The ASGI application: routes, middleware, and what lives as long as the process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from anyio import CapacityLimiter
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shim.auth import authorize
+from shim.context import InternalErrors, RequestContext, State, answer_error
+from shim.cors import cors
+from shim.drain import Drain
+from shim.edits import edit_images
+from shim.errors import ShimError
+from shim.health import health, ready
+from shim.limits import BodyLimit
+from shim.metrics import Metrics
+from shim.openapi import describe
+from shim.readiness import Readiness
+from shim.settings import Settings
+from shim.triton import Triton
+
+EDIT_PATHS = ("/v1/images/edits", "/images/edits", "/openai/deployments/{model}/images/edits")
+
+
+def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
+    """`drain` is shared with whoever stops the server."""
+    drain = drain or Drain(settings.drain_seconds)
+    metrics = Metrics(lambda: drain.edits)
+    app = Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/ready", ready),
+            Route("/metrics", serve_metrics),
+            Route("/openapi.json", serve_description(settings)),
+            Route("/v1/models", list_models),
+            *(Route(path, edit_images, methods=["POST"]) for path in EDIT_PATHS),
+        ],
+        middleware=_middleware(settings, metrics),
+        exception_handlers={kind: answer_error for kind in (ShimError, HTTPException, ClientDisconnect)},
+        lifespan=_lifespan(settings, drain, metrics),
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """From the outside in."""
+    return [
+        Middleware(RequestContext, metrics=metrics),
+        *cors(settings.cors_origins),
+        Middleware(InternalErrors),
+        Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+    ]
+
+
+def _lifespan(
+    settings: Settings, drain: Drain, metrics: Metrics
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        triton = Triton(settings.triton_url)
+        try:
+            yield {
+                "settings": settings,
+                "triton": triton,
+                "readiness": Readiness(triton.is_ready),
+                "encoders": CapacityLimiter(os.cpu_count() or 1),
+                "metrics": metrics,
+                "drain": drain,
+                "started": int(time.time()),
+            }
+        finally:
+            await triton.close()
+
+    return lifespan
+
+
+def serve_description(settings: Settings) -> Callable[[Request[State]], Awaitable[Response]]:
+    description = describe(settings, EDIT_PATHS)
+
+    async def serve(request: Request[State]) -> Response:
+        return JSONResponse(description)
+
+    return serve
+
+
+async def list_models(request: Request[State]) -> Response:
+    settings = request.state["settings"]
+    authorize(request.headers, settings.api_key)
+    model = {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
+    return JSONResponse({"object": "list", "data": [model]})
+
+
+async def serve_metrics(request: Request[State]) -> Response:
+    return request.state["metrics"].response()

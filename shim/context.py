@@ -1,0 +1,124 @@
+"""What every request has, whatever becomes of it: an id, a dialect, a count, and an answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from typing import Any, TypedDict
+
+from anyio import CapacityLimiter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shim.drain import Drain
+from shim.errors import ANSWERS, ClientGone, Dialect, ShimError, as_shim_error, error_response
+from shim.form import dialect_of_headers
+from shim.log import logger, one_line
+from shim.metrics import Metrics
+from shim.readiness import Readiness
+from shim.settings import Settings
+from shim.triton import Triton
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class State(TypedDict):
+    settings: Settings
+    triton: Triton
+    readiness: Readiness
+    encoders: CapacityLimiter
+    metrics: Metrics
+    drain: Drain
+    started: int  # Unix time
+    request_id: str
+    dialect: Dialect
+    body_bytes: int
+
+
+class RequestContext:
+    """Outermost, so that preflights and errors have an id too."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = _request_id(headers)
+        state["dialect"] = dialect_of_headers(headers)
+        state["body_bytes"] = 0
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
+                self._count(scope, message["status"])
+            await send(message)
+
+        return await self.app(scope, receive, send_with_id)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        route = scope["route"].path if "route" in scope else "none"
+        self.metrics.requests.labels(route, scope["state"]["dialect"], status).inc()
+        self.metrics.body_bytes.inc(scope["state"]["body_bytes"])
+
+
+class InternalErrors:
+    """Below CORS, so that a browser may read a 500; the exception ends here, as nobody above knows more."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = False
+
+        async def noting_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting_start)
+        except Exception as error:
+            logger.exception("Unhandled exception", extra={"fields": {"request_id": scope["state"]["request_id"]}})
+            if started:
+                raise
+            await error_response(as_shim_error(error), scope["state"]["dialect"])(scope, receive, send)
+
+
+async def answer_error(request: Request[Any], raised: Exception) -> Response:
+    error = as_shim_error(raised)
+    log_error(request, error)
+    if isinstance(error, ClientGone):
+        return Response(status_code=ANSWERS[ClientGone].status)
+    return error_response(error, request.state["dialect"])
+
+
+def log_error(request: Request[Any], error: ShimError) -> None:
+    answer = ANSWERS[type(error)]
+    logger.log(
+        logging.ERROR if answer.status >= 500 else logging.INFO,
+        "%s %s: %d %s: %s",
+        request.method,
+        one_line(request.scope["path"]),
+        answer.status,
+        answer.code,
+        one_line(error.message),
+        extra={"fields": log_fields(request, status=answer.status)},
+    )
+
+
+def log_fields(request: Request[State], **more: Any) -> dict[str, Any]:
+    return {"request_id": request.state["request_id"], "dialect": request.state["dialect"], **more}
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,83 @@
+"""POST …/images/edits: body → edit → k×n jobs → one answer, whole or as a stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from shim.auth import authorize
+from shim.context import State, log_fields
+from shim.encode import picture_object
+from shim.errors import ModelNotReady
+from shim.fetch import fetch_all
+from shim.form import open_form, read_form
+from shim.jobs import EditRun, Event, Output, usage
+from shim.log import logged_prompt, logger
+from shim.request import EditRequest, parse_edit
+from shim.streaming import EventStream
+
+CHUNK_BYTES = 2**18
+
+
+async def edit_images(request: Request[State]) -> Response:
+    state = request.state
+    authorize(request.headers, state["settings"].api_key)
+    async with AsyncExitStack() as resources:
+        parts = await resources.enter_async_context(open_form(request))
+        edit = parse_edit(read_form(parts, state["dialect"]), state["settings"])
+        await fetch_all([picture.upload for picture in edit.pictures], state["settings"].allowed_image_hosts)
+        await anyio.to_thread.run_sync(_check_pictures, edit, state["settings"].max_input_pixels)
+        if not await state["readiness"].is_ready():
+            raise ModelNotReady("Model is not ready yet")
+        logger.info(
+            "Processing image edit request: prompt=%s, n=%d",
+            logged_prompt(edit.prompt, state["settings"].log_prompts),
+            edit.variants,
+            extra={"fields": log_fields(request)},
+        )
+        resources.enter_context(state["drain"].edit())
+        run = EditRun(request, edit)
+        if edit.stream:
+            return EventStream(request, run, resources.pop_all())
+        outputs = await run.while_connected(run.outputs(_nobody))
+    return _answer(edit, outputs, run.seconds)
+
+
+def _check_pictures(edit: EditRequest, max_pixels: int) -> None:
+    for picture in edit.pictures:
+        picture.check(max_pixels)
+
+
+async def _nobody(event: Event) -> None:
+    """Who waits for the whole answer hears nothing before."""
+
+
+def _answer(edit: EditRequest, outputs: list[Output], seconds: float) -> Response:
+    width, height = outputs[0].size
+    rest = {
+        "created": int(time.time()),
+        "size": f"{width}x{height}",
+        "output_format": edit.output_format,
+        "usage": usage(outputs, len(edit.images), seconds),
+    }
+    items = [piece for output in outputs for piece in (b", ", *_item(output))][1:]
+    pieces = [json.dumps(rest).removesuffix("}").encode(), b', "data": [', *items, b"]}"]
+    headers = {"content-length": str(sum(map(len, pieces)))}
+    return StreamingResponse(_sliced(pieces), headers=headers, media_type="application/json")
+
+
+def _item(output: Output) -> list[bytes]:
+    return picture_object(output.picture, {"seed": output.seed})
+
+
+async def _sliced(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    """Megabytes of base64 are never joined, nor written to the socket at once."""
+    for piece in pieces:
+        for start in range(0, len(piece), CHUNK_BYTES):
+            yield piece[start : start + CHUNK_BYTES]

@@ -1,0 +1,123 @@
+"""Everything that can be answered instead of an edit.
+
+ShimError
+├── InvalidInput         a field or the body is not what the contract allows
+├── Unauthorized
+├── NotFound
+├── MethodNotAllowed
+├── PayloadTooLarge
+├── QueueFull            the engine refused a new edit
+├── ModelNotReady        Triton is away, loading, or broke off
+├── GenerationTimeout
+├── GenerationError      the model failed
+├── InternalError        a bug of ours
+└── ClientGone           nobody is left to read the answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+
+Dialect = Literal["classic", "openai"]
+
+
+class ShimError(Exception):
+    def __init__(self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+
+
+class InvalidInput(ShimError): ...
+
+
+class Unauthorized(ShimError): ...
+
+
+class NotFound(ShimError): ...
+
+
+class MethodNotAllowed(ShimError): ...
+
+
+class PayloadTooLarge(ShimError): ...
+
+
+class QueueFull(ShimError): ...
+
+
+class ModelNotReady(ShimError): ...
+
+
+class GenerationTimeout(ShimError): ...
+
+
+class GenerationError(ShimError): ...
+
+
+class InternalError(ShimError): ...
+
+
+class ClientGone(ShimError): ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    code: str
+    type: str  # OpenAI's `error.type`
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# Retry-After stays within 1..60 seconds, where all SDKs obey it; they repeat a 5xx unless `x-should-retry` is false.
+ANSWERS: dict[type[ShimError], Answer] = {
+    InvalidInput: Answer(400, "INVALID_INPUT", "invalid_request_error"),
+    Unauthorized: Answer(
+        401,
+        "UNAUTHORIZED",
+        "authentication_error",
+        {"www-authenticate": 'Basic realm="image-edit", charset="UTF-8"'},
+    ),
+    NotFound: Answer(404, "NOT_FOUND", "not_found_error"),
+    MethodNotAllowed: Answer(405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
+    PayloadTooLarge: Answer(413, "PAYLOAD_TOO_LARGE", "invalid_request_error"),
+    QueueFull: Answer(429, "QUEUE_FULL", "rate_limit_error", {"retry-after": "5"}),
+    ClientGone: Answer(499, "CLIENT_GONE", "invalid_request_error"),
+    GenerationError: Answer(500, "GENERATION_ERROR", "server_error", {"x-should-retry": "false"}),
+    InternalError: Answer(500, "INTERNAL_ERROR", "server_error", {"x-should-retry": "false"}),
+    ModelNotReady: Answer(503, "MODEL_NOT_READY", "server_error", {"retry-after": "5"}),
+    GenerationTimeout: Answer(504, "GENERATION_TIMEOUT", "server_error", {"x-should-retry": "false"}),
+}
+
+
+def as_shim_error(error: Exception) -> ShimError:
+    """The framework's own exceptions in our words; one that we do not know is a bug, and tells the client nothing."""
+    match error:
+        case ShimError():
+            return error
+        case ClientDisconnect():
+            return ClientGone("The client closed the connection")
+        case HTTPException(status_code=404):
+            return NotFound("No such path")
+        case HTTPException(status_code=405):
+            return MethodNotAllowed("This path does not take this method", headers=error.headers)
+    return InternalError("Internal server error")
+
+
+def error_body(error: ShimError, dialect: Dialect) -> dict[str, Any]:
+    answer = ANSWERS[type(error)]
+    if dialect == "classic":
+        return {"error": answer.code, "message": error.message}
+    return {"error": {"message": error.message, "type": answer.type, "param": error.param, "code": answer.code}}
+
+
+def error_response(error: ShimError, dialect: Dialect) -> JSONResponse:
+    answer = ANSWERS[type(error)]
+    return JSONResponse(error_body(error, dialect), answer.status, {**answer.headers, **error.headers})
