@@ -1,0 +1,1 @@
+"""One-machine launcher: finds, starts, watches and stops tritonserver and the shim."""

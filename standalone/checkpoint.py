@@ -1,0 +1,439 @@
+"""Random-weight Qwen-Image-Edit checkpoints in diffusers' `save_pretrained` layout, built from the real classes.
+
+Run: python -m standalone.checkpoint FOLDER --family plus
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageTransformer2DModel,
+)
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+from transformers.initialization import no_init_weights
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+PIPELINES: dict[str, type[DiffusionPipeline]] = {
+    "edit": QwenImageEditPipeline,
+    "plus": QwenImageEditPlusPipeline,
+    "plus-2511": QwenImageEditPlusPipeline,
+}
+FAMILIES = tuple(PIPELINES)
+
+SERVING_DEFAULTS = {"num_inference_steps": 8, "true_cfg_scale": 1.0, "reference_area": 128 * 128}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Constructor arguments that differ between sizes; the others have their real values at every size."""
+
+    transformer: dict[str, Any]
+    vae: dict[str, Any]
+    text: dict[str, Any]
+    vision: dict[str, Any]
+    dtype: torch.dtype
+    min_pixels: int
+
+
+ARCHITECTURES = {
+    "tiny": Architecture(
+        transformer={
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "attention_head_dim": 16,
+            "joint_attention_dim": 64,
+            "axes_dims_rope": (4, 6, 6),
+        },
+        vae={"base_dim": 8, "num_res_blocks": 1},
+        text={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "mrope_section": [2, 3, 3],
+        },
+        vision={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "fullatt_block_indexes": [1],
+        },
+        dtype=torch.float32,
+        min_pixels=28 * 28,
+    ),
+    "medium": Architecture(
+        transformer={
+            "num_layers": 6,
+            "num_attention_heads": 8,
+            "attention_head_dim": 128,
+            "joint_attention_dim": 1024,
+            "axes_dims_rope": (16, 56, 56),
+        },
+        vae={"base_dim": 32},
+        text={
+            "hidden_size": 1024,
+            "intermediate_size": 2816,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "mrope_section": [16, 24, 24],
+        },
+        vision={
+            "depth": 4,
+            "hidden_size": 320,
+            "intermediate_size": 860,
+            "num_heads": 4,
+            "fullatt_block_indexes": [3],
+        },
+        dtype=torch.float32,
+        min_pixels=56 * 56,
+    ),
+    "full": Architecture(
+        transformer={
+            "num_layers": 60,
+            "num_attention_heads": 24,
+            "attention_head_dim": 128,
+            "joint_attention_dim": 3584,
+            "axes_dims_rope": (16, 56, 56),
+        },
+        vae={"base_dim": 96},
+        text={
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "mrope_section": [16, 24, 24],
+        },
+        vision={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        dtype=torch.bfloat16,
+        min_pixels=56 * 56,
+    ),
+}
+SIZES = tuple(ARCHITECTURES)
+
+SCHEDULER_CONFIG = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 0.9,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 8192,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+}
+
+# In the order of Qwen2.5's ids; only those up to <|video_pad|> are special there.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+ADDED_TOKENS = (
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+)
+
+# Wordings of edit prompts: they keep prompts near one token a word, as in the real vocabulary.
+TRAINING_TEXT = """
+Picture 1: Picture 2: Picture 3: a photo of the image in the picture
+make it look like, make the sky blue, turn the day into night, change the color of the car to red
+add a hat to the cat, add a dog on the left, remove the person in the background, remove the text from the sign
+replace the background with a beach at sunset, replace the word with another, put the shirt on the woman
+combine the two pictures, place the object from Picture 1 next to the man in Picture 2, keep the face and pose
+convert to a watercolor painting, pencil drawing, cartoon, anime style, black and white, oil painting, pixel art
+a yellow house with green trees, white snow, dark clouds, bright light, orange and purple flowers, a small river
+blurry, low quality, distorted, bad hands, watermark, jpeg artifacts, high quality, detailed, sharp, realistic
+he she they we you this that these those is are was were be been have has had do does did not no yes and or but
+with without for from into onto over under above below behind front near between up down left right top bottom
+"""
+
+README = """# Random weights
+
+A {size} checkpoint of the `{family}` family ({pipeline}) for tests, in diffusers' `save_pretrained` layout.
+Its weights are random: its pictures are noise, whatever the prompt. Never serve it to anyone who expects an edit.
+
+Written by `python -m standalone.checkpoint FOLDER --family {family} --size {size} --seed {seed}{sensitive}`.
+"""
+
+
+def write_checkpoint(
+    folder: Path, family: str = "plus", *, size: str = "tiny", seed: int = 0, sensitive: bool = False
+) -> Path:
+    """Writes a checkpoint that `DiffusionPipeline.from_pretrained(folder)` loads, and returns `folder`.
+
+    Equal arguments give equal bytes of weights. `sensitive` scales the weights so that errors in conditioning,
+    masking or timesteps change the picture by many grey levels instead of about one.
+    """
+    pipeline = build_pipeline(family, size, seed=seed)
+    if sensitive:
+        _scale_weights(pipeline)
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline.save_pretrained(folder)
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(0o644)  # written as 0600, which a server of another user cannot read
+    if size == "tiny":
+        (folder / "serving.json").write_text(json.dumps(SERVING_DEFAULTS, indent=2) + "\n")
+    (folder / "README.md").write_text(
+        README.format(
+            size=size,
+            family=family,
+            pipeline=type(pipeline).__name__,
+            seed=seed,
+            sensitive=" --sensitive" if sensitive else "",
+        )
+    )
+    return folder
+
+
+def build_pipeline(
+    family: str,
+    size: str,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> DiffusionPipeline:
+    """Builds a pipeline whose weights are created directly on `device` in `dtype`.
+
+    `dtype` defaults to bfloat16 for "full" and to float32 for the others. Weights are equal for equal arguments on
+    one kind of device. On "meta" they have shapes only. Raises ValueError for an unknown family or size.
+    """
+    if family not in PIPELINES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, not {family!r}")
+    if size not in ARCHITECTURES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
+    architecture = ARCHITECTURES[size]
+    device = torch.device(device)
+    tokenizer = build_tokenizer()
+    transformer, vae, text_encoder = _build_models(
+        architecture, tokenizer, family == "plus-2511", device, dtype or architecture.dtype
+    )
+    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+    _randomize(transformer, generator)
+    _randomize(vae, generator)
+    _randomize(text_encoder, generator, std=text_encoder.config.text_config.initializer_range)
+    return PIPELINES[family](
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        processor=_build_processor(tokenizer, architecture.min_pixels),
+        transformer=transformer,
+    )
+
+
+@lru_cache(maxsize=1)
+def _train_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a byte-level BPE over the pipelines' own templates and `TRAINING_TEXT`."""
+    bpe = Tokenizer(BPE())
+    bpe.normalizer = NFC()
+    bpe.pre_tokenizer = Sequence(
+        [Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    # No vocabulary limit: every word of the text becomes one token, so the templates have the real token counts.
+    trainer = BpeTrainer(
+        vocab_size=1 << 16, min_frequency=1, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False
+    )
+    bpe.train_from_iterator([*prompt_templates(), TRAINING_TEXT], trainer)
+    model = json.loads(bpe.to_str())["model"]
+    return model["vocab"], [(left, right) for left, right in model["merges"]]
+
+
+def prompt_templates() -> tuple[str, ...]:
+    """The prompt templates of the two pipelines, each with one `{}` for the prompt."""
+    components = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer", "processor", "transformer"))
+    pipelines = (QwenImageEditPipeline(**components), QwenImageEditPlusPipeline(**components))
+    return tuple(pipeline.prompt_template_encode for pipeline in pipelines)
+
+
+def build_tokenizer() -> Qwen2Tokenizer:
+    """A small vocabulary with Qwen2.5's control tokens; any text in Unicode NFC survives encode and decode."""
+    vocab, merges = _train_bpe()
+    control_tokens = {token: len(vocab) + i for i, token in enumerate(SPECIAL_TOKENS + ADDED_TOKENS)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab | control_tokens,
+        merges=list(merges),
+        eos_token="<|im_end|>",
+        model_max_length=131072,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED_TOKENS])
+    return tokenizer
+
+
+def _build_processor(tokenizer: Qwen2Tokenizer, min_pixels: int) -> Qwen2VLProcessor:
+    pixels = {
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": min_pixels, "longest_edge": 12845056},
+    }
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**pixels),
+    )
+
+
+def _build_models(
+    architecture: Architecture,
+    tokenizer: Qwen2Tokenizer,
+    zero_cond_t: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[QwenImageTransformer2DModel, AutoencoderKLQwenImage, Qwen2_5_VLForConditionalGeneration]:
+    """The three models with uninitialised weights."""
+    text_config = _text_encoder_config(architecture, tokenizer)
+    previous_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device, no_init_weights():
+            models = (
+                QwenImageTransformer2DModel(
+                    in_channels=64, out_channels=16, zero_cond_t=zero_cond_t, **architecture.transformer
+                ),
+                AutoencoderKLQwenImage(z_dim=16, dim_mult=[1, 2, 4, 4], **architecture.vae),
+                Qwen2_5_VLForConditionalGeneration(text_config),
+            )
+    finally:
+        torch.set_default_dtype(previous_dtype)
+    for model in models:
+        model.eval().requires_grad_(False)
+    return models
+
+
+def _text_encoder_config(architecture: Architecture, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
+    text = dict(architecture.text)
+    rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": text.pop("mrope_section")}
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": rope,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            **text,
+        },
+        vision_config={
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "tokens_per_second": 2,
+            "out_hidden_size": text["hidden_size"],
+            **architecture.vision,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+
+
+@torch.no_grad()
+def _randomize(model: torch.nn.Module, generator: torch.Generator | None, std: float | None = None) -> None:
+    """Draws every parameter in place; matrices and kernels get `std`, or 1 / sqrt(3 fan_in), torch's own."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
+        if name.endswith(".bias"):
+            parameter.normal_(0.0, 0.02, generator=generator)
+        elif parameter.numel() == parameter.shape[0]:  # the scale of a normalisation: (C,) or (C, 1, 1)
+            parameter.normal_(1.0, 0.1, generator=generator)
+        else:
+            fan_in = math.prod(parameter.shape[1:])
+            parameter.normal_(0.0, std or (3 * fan_in) ** -0.5, generator=generator)
+
+
+def _scale_weights(pipeline: DiffusionPipeline) -> None:
+    transformer, text_encoder, decoder = pipeline.transformer, pipeline.text_encoder, pipeline.vae.decoder
+    convolutions = (torch.nn.Conv2d, torch.nn.Conv3d)
+    _scale((weight for weight in transformer.parameters() if weight.ndim == 2), 2.0)
+    _scale([transformer.proj_out.weight], 2.0)
+    # The gates are modulation outputs: as drawn they let attention, hence the prompt, through too faintly.
+    _scale((weight for name, weight in transformer.named_parameters() if "_mod." in name and weight.ndim == 2), 3.0)
+    _scale((weight for weight in text_encoder.parameters() if weight.ndim == 2), 10.0)
+    _scale((module.weight for module in decoder.modules() if isinstance(module, convolutions)), 1.5)
+
+
+@torch.no_grad()
+def _scale(weights: Iterable[torch.Tensor], factor: float) -> None:
+    for weight in weights:
+        weight.mul_(factor)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a random-weight Qwen-Image-Edit checkpoint.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--family", choices=FAMILIES, default="plus")
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sensitive", action="store_true", help="scale weights so that errors are visible in pictures")
+    arguments = parser.parse_args()
+    write_checkpoint(
+        arguments.folder,
+        arguments.family,
+        size=arguments.size,
+        seed=arguments.seed,
+        sensitive=arguments.sensitive,
+    )
+
+
+if __name__ == "__main__":
+    main()

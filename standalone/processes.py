@@ -1,0 +1,67 @@
+"""Process groups: every child gets one of its own, so that what it starts can be ended with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+SHM = Path("/dev/shm")
+
+
+class Group:
+    """A child that leads its own process group."""
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self.name = name
+        # A session of its own also keeps the terminal's Ctrl-C from reaching the child before the launcher acts on it.
+        self._process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True)
+
+    @property
+    def pgid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """The leader's exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def stop(self, seconds: float) -> None:
+        """Asks the leader to end, waits up to `seconds`, then kills whatever is left of the group."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        kill_group(self.pgid)
+        self._process.wait()
+
+
+def kill_group(pgid: int, seconds: float = 5.0) -> None:
+    """SIGKILLs a process group and waits until none of its members runs."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pgid, signal.SIGKILL)
+    deadline = time.monotonic() + seconds
+    while members(pgid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def members(pgid: int) -> list[int]:
+    """Process ids in the group, zombies left out: those wait only for their parent to look."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if process.info["status"] != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == pgid:
+                found.append(process.pid)
+    return found
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Removes the shared-memory regions that a killed server with this prefix left behind."""
+    for region in SHM.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""Finds a tritonserver, or unpacks one from a PyPI wheel, and says how to start it.
+
+The wheel `nvidia-pytriton` carries a complete tritonserver 24.10 with its Python backend. Only that binary is used:
+nothing of the wheel is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from standalone.errors import LaunchError
+from standalone.settings import PROJECT, Settings
+
+MODEL_NAME = "qwen_image_edit"
+WHEEL = "nvidia-pytriton==0.7.0"
+UNPACKED = PROJECT / ".triton" / "nvidia-pytriton-0.7.0"
+# Bytes a Triton request carries beside the pictures of the largest HTTP body: tensor headers, prompt, latents.
+REQUEST_OVERHEAD_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class TritonServer:
+    """A tritonserver binary with what it needs to run on this interpreter."""
+
+    binary: Path
+    backends: Path | None  # None: the server's own
+    library_path: tuple[str, ...]
+
+    def command(self, settings: Settings, config_name: str, shm_prefix: str) -> list[str]:
+        """The command line; everything listens on loopback, and no model can be loaded over the network."""
+        command = [
+            str(self.binary),
+            f"--model-repository={settings.model_repository}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            "--strict-readiness=true",
+            "--exit-on-error=false",  # a server that stays can be asked why the model did not load
+            "--exit-timeout-secs=2",
+            "--http-address=127.0.0.1",
+            f"--http-port={settings.triton_http_port}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={settings.triton_grpc_port}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={settings.triton_metrics_port}",
+            "--allow-metrics=true",
+            # A prefix of our own makes it safe to remove what a killed server leaves in /dev/shm.
+            f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+            f"--log-info={'true' if settings.log_level == 'DEBUG' else 'false'}",
+        ]
+        if self.backends:
+            command.append(f"--backend-directory={self.backends}")
+        if config_name:
+            command.append(f"--model-config-name={config_name}")
+        if self._knows("--http-max-input-size"):
+            command.append(f"--http-max-input-size={settings.max_body_bytes + REQUEST_OVERHEAD_BYTES}")
+        return command
+
+    def environment(self, environ: Mapping[str, str], settings: Settings, model_dir: str) -> dict[str, str]:
+        """`environ` with the paths that make the Python backend use this interpreter and its packages."""
+        env = dict(environ)
+        env["QWEN_MODEL_DIR"] = model_dir
+        env["LOG_LEVEL"] = settings.log_level
+        if self.library_path:
+            env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+            env["PYTHONPATH"] = sysconfig.get_path("purelib")
+            env["LD_LIBRARY_PATH"] = os.pathsep.join([*self.library_path, *_entries(env.get("LD_LIBRARY_PATH"))])
+        return env
+
+    def _knows(self, flag: str) -> bool:
+        env = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(self.library_path)}
+        shown = subprocess.run([str(self.binary), "--help"], env=env, capture_output=True, text=True, check=False)
+        return flag in shown.stdout + shown.stderr
+
+
+def find() -> TritonServer:
+    """A tritonserver on PATH, else the one of the wheel, unpacked into `.triton/` on first use."""
+    installed = shutil.which("tritonserver")
+    if installed:
+        return TritonServer(binary=Path(installed), backends=None, library_path=())
+    _refuse_unsupported(platform.system(), platform.machine(), bool(sysconfig.get_config_var("Py_ENABLE_SHARED")))
+    if not UNPACKED.is_dir():
+        _unpack()
+    return TritonServer(
+        binary=UNPACKED / "pytriton/tritonserver/bin/tritonserver",
+        backends=_python_backend(),
+        # The interpreter's own libpython must come first: with another one the stub dies on a missing symbol.
+        library_path=(sysconfig.get_config_var("LIBDIR"), str(UNPACKED / "nvidia_pytriton.libs")),
+    )
+
+
+def config_name(settings: Settings, cuda_devices: int) -> str:
+    """The instance configuration under `configs/` for this machine; empty means `config.pbtxt`, one instance a GPU."""
+    if settings.device_map == "cpu" or (not settings.device_map and cuda_devices == 0):
+        return "cpu"
+    if cuda_devices == 0:
+        raise LaunchError(
+            f"DEVICE_MAP={settings.device_map}: no CUDA device was found; install the NVIDIA driver, "
+            "or set DEVICE_MAP=cpu"
+        )
+    return "balanced" if settings.device_map == "balanced" else ""
+
+
+def model_is_loaded(index: list[dict[str, str]]) -> bool:
+    """By Triton's repository index; raises LaunchError with the model's own reason where loading failed."""
+    model = next((entry for entry in index if entry["name"] == MODEL_NAME), {"reason": "the repository lacks it"})
+    state = model.get("state")
+    if state in ("READY", "LOADING"):
+        return state == "READY"
+    # "Internal: TritonModelException: <what model.py says>", then an empty line and where it was raised
+    reason = model.get("reason", "").strip().split("\n", 1)[0]
+    reason = reason.removeprefix("Internal: ").removeprefix("TritonModelException: ")
+    raise LaunchError(f"the model {MODEL_NAME} could not be loaded: {reason or 'Triton gives no reason'}")
+
+
+def _entries(path: str | None) -> list[str]:
+    return [entry for entry in (path or "").split(os.pathsep) if entry]
+
+
+def _refuse_unsupported(system: str, machine: str, shared_libpython: bool) -> None:
+    if (system, machine) != ("Linux", "x86_64"):
+        raise LaunchError(
+            f"no tritonserver on PATH, and the wheel that carries one runs on Linux x86-64 only, not on {system} "
+            f"{machine}: use the Docker images, or install tritonserver"
+        )
+    if not shared_libpython:
+        raise LaunchError(
+            f"{sys.executable} has no shared libpython, which Triton's Python backend loads: use a Python built with "
+            "--enable-shared (Debian's and Ubuntu's python3 are; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared)"
+        )
+
+
+def _unpack() -> None:
+    print(f"unpacking tritonserver from the wheel {WHEEL} into {UNPACKED.relative_to(PROJECT)}", flush=True)
+    partial = UNPACKED.with_name(UNPACKED.name + f".{os.getpid()}.partial")
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    done = subprocess.run([*pip, "--no-deps", "--target", str(partial), WHEEL], check=False)
+    if done.returncode != 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise LaunchError(f"pip could not install {WHEEL} (its message is above): check the network, or install Triton")
+    try:
+        partial.rename(UNPACKED)
+    except OSError:  # another launcher was faster
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _python_backend() -> Path:
+    """A backend directory that holds the Python backend with the stub of this interpreter's version."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    server = UNPACKED / "pytriton/tritonserver"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        offered = ", ".join(sorted((p.name for p in stub.parents[1].iterdir()), key=lambda v: int(v.split(".")[1])))
+        raise LaunchError(f"{WHEEL} has no Python-backend stub for Python {version}, only for {offered}")
+    backends = UNPACKED / f"backends-{version}"
+    python = backends / "python"
+    if not (python / stub.name).is_file():
+        partial = backends.with_name(f"{backends.name}.{os.getpid()}.partial")
+        shutil.copytree(server / "backends/python", partial / "python")
+        shutil.copy2(stub, partial / "python")
+        try:
+            partial.rename(backends)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+    return backends
