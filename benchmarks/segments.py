@@ -1,0 +1,73 @@
+"""What segments cost: wall time of edits in segments over the same edits in one piece, in one run, turn by turn.
+
+Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.segments --checkpoint tiny
+     PYTHONPATH=tests .venv/bin/python -m benchmarks.segments --checkpoint medium --size 128x128 --steps 20 --rounds 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import requests
+from servers import PROJECT, Server, serve, serve_shim
+
+from standalone.checkpoint import SIZES, write_checkpoint
+
+PHOTO = PROJECT / "tests" / "data" / "cat.jpg"
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(Path(folder) / "plus", "plus", size=arguments.checkpoint)
+        with (
+            serve(checkpoint, SEGMENT_STEPS=str(arguments.segment_steps), REFERENCE_AREA="16384") as segmented,
+            serve_shim(f"http://{segmented.triton_http}", SEGMENT_STEPS="0") as whole,
+        ):
+            compare(segmented, whole, arguments)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", choices=SIZES, default="tiny")
+    parser.add_argument("--size", default="256x256")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--segment-steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10)
+    return parser.parse_args()
+
+
+def compare(segmented: Server, whole: Server, arguments: argparse.Namespace) -> None:
+    steps = str(arguments.steps)
+    data = {"prompt": "x", "size": arguments.size, "seed": "1", "num_inference_steps": steps, "true_cfg_scale": "1"}
+    pictures = {edit(shim, data)[1] for shim in (segmented, whole)}  # warms up as well
+    ratios, seconds = [], []
+    for _ in range(arguments.rounds):
+        pair = [edit(shim, data)[0] for shim in (segmented, whole)]
+        ratios.append(pair[0] / pair[1])
+        seconds.append(pair)
+    ours, theirs = (statistics.median(column) for column in zip(*seconds, strict=True))
+    print(
+        f"{arguments.checkpoint}, {arguments.size}, {arguments.steps} steps, {arguments.segment_steps} a segment, "
+        f"{arguments.rounds} rounds\n"
+        f"segmented {ours:.3f} s, in one piece {theirs:.3f} s (medians); ratio {statistics.median(ratios):.3f} "
+        f"(median of pairs, from {min(ratios):.3f} to {max(ratios):.3f}); "
+        f"pictures {'equal' if len(pictures) == 1 else 'DIFFERENT'}"
+    )
+
+
+def edit(shim: Server, data: dict[str, str]) -> tuple[float, str]:
+    """Seconds, and the picture."""
+    started = time.monotonic()
+    answer = requests.post(f"{shim.url}/v1/images/edits", data=data, files={"image": PHOTO.read_bytes()}, timeout=600)
+    seconds = time.monotonic() - started
+    answer.raise_for_status()
+    return seconds, answer.json()["data"][0]["b64_json"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Edits with the diffusers pipelines themselves: the measure for the engine's results and its speed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+from qwen_edit.families import MEGAPIXEL, Size, Sizes
+
+
+@contextmanager
+def areas(sizes: Sizes) -> Iterator[None]:
+    """Makes the diffusers pipeline use the areas of `sizes`, which are literals in its code."""
+    module: Any = importlib.import_module(sizes.family.module)
+    original = module.calculate_dimensions
+    wanted = {MEGAPIXEL: sizes.reference_area, 384 * 384: sizes.condition_area}
+
+    def calculate_dimensions(target_area: int, ratio: float) -> tuple[int, ...]:
+        width, height, *rest = original(wanted.get(target_area, target_area), ratio)
+        return max(width, 32), max(height, 32), *rest
+
+    module.calculate_dimensions = calculate_dimensions
+    try:
+        yield
+    finally:
+        module.calculate_dimensions = original
+
+
+@torch.inference_mode()
+def run(
+    pipeline: Any,
+    images: Sequence[Image.Image],
+    *,
+    prompt: str,
+    negative_prompt: str | None,
+    true_cfg_scale: float,
+    size: Size | None,
+    num_inference_steps: int,
+    seed: int,
+    output_type: str = "latent",
+) -> Any:
+    """One edit: packed latents (tokens, channels), or a picture with output_type "np" or "pil"."""
+    pipeline.set_progress_bar_config(disable=True)
+    width, height = size or (None, None)
+    # The Edit pipeline does not resize a picture for the text encoder when it comes in a list.
+    image = images[0] if type(pipeline).__name__ == "QwenImageEditPipeline" else list(images)
+    output = pipeline(
+        image=image,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        true_cfg_scale=true_cfg_scale,
+        width=width,
+        height=height,
+        num_inference_steps=num_inference_steps,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        output_type=output_type,
+    )
+    return output.images[0]
