@@ -1,0 +1,57 @@
+"""Fixtures of all tests: checkpoints, photographs and one running stack for the session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import Server, serve
+
+# Read when torch is imported, and the only setting that holds for every thread: two OpenMP threads on two cores that
+# other processes use too are many times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+DATA = Path(__file__).parent / "data"
+
+
+def _checkpoints(folder: Path, **options: bool) -> Callable[[str], Path]:
+    from standalone.checkpoint import write_checkpoint
+
+    def of(family: str) -> Path:
+        path = folder / family
+        if not path.exists():
+            write_checkpoint(path, family, **options)
+        return path
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Writes a tiny checkpoint of a family once: `checkpoint("plus")`."""
+    return _checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def sensitive(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same with weights scaled so that wrong code shows in its numbers."""
+    return _checkpoints(tmp_path_factory.mktemp("sensitive"), sensitive=True)
+
+
+@pytest.fixture(scope="session")
+def stack(sensitive: Callable[[str], Path]) -> Iterator[Server]:
+    """The whole server with the tiny Plus checkpoint; tests must leave it as they found it."""
+    with serve(sensitive("plus"), DEFAULT_STEPS="2", REFERENCE_AREA="4096") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[[str], bytes]:
+    """The JPEG bytes of a photograph by name: astronaut, cat, coffee, rocket."""
+
+    def read(name: str) -> bytes:
+        return (DATA / f"{name}.jpg").read_bytes()
+
+    return read

@@ -1,0 +1,92 @@
+"""The engine in this process: built on a checkpoint, driven and watched by tests."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from qwen_edit.engine import Engine
+from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.request import EditRequest
+
+from benchmarks.inprocess import Answer, Watch
+
+REFERENCE_AREA = 64 * 64
+
+
+class TestEngine:
+    """An engine with its pipeline, and the final latents of every edit it finished."""
+
+    __test__ = False
+
+    def __init__(self, pipeline: Any, *, reference_area: int = REFERENCE_AREA, **options: Any) -> None:
+        self.pipeline = pipeline
+        self.sizes = Sizes(FAMILIES[type(pipeline).__name__], reference_area, pipeline.vae_scale_factor * 2)
+        self.watch = Watch()
+        settings: dict[str, Any] = {
+            "max_jobs": 64, "max_batch_tokens": 100_000, "max_input_pixels": 50_000_000, "cache_bytes": 2**24,
+            "mrope": False,
+        }  # fmt: skip
+        self.engine = Engine(pipeline, self.sizes, self.watch, **(settings | options))
+        self.final_latents: dict[str, np.ndarray] = {}
+        self._remember_latents()
+
+    def _remember_latents(self) -> None:
+        decoded = self.engine._decoded
+
+        def remembering(job: Any) -> dict[str, Any]:
+            self.final_latents[job.request.id] = job.running.latents.cpu().numpy()
+            return decoded(job)
+
+        self.engine._decoded = remembering  # type: ignore[method-assign]
+
+    def submit(self, request: EditRequest) -> Answer:
+        answer = Answer()
+        self.engine.submit(request, answer)
+        return answer
+
+    def latents(self, request: EditRequest) -> np.ndarray:
+        """Final latents of the edit run to its end."""
+        self.submit(request).wait()
+        return self.final_latents[request.id]
+
+
+@contextlib.contextmanager
+def engine_on(pipeline: Any, **options: Any) -> Iterator[TestEngine]:
+    running = TestEngine(pipeline, **options)
+    try:
+        yield running
+    finally:
+        running.engine.close()
+
+
+def load_pipeline(folder: Path) -> Any:
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+
+
+_ids = iter(range(10**9))
+
+
+def edit(*images: bytes, **changes: Any) -> EditRequest:
+    """A request with small defaults, its id unique."""
+    values: dict[str, Any] = {
+        "id": f"edit-{next(_ids)}", "images": images, "prompt": "make the sky green", "negative_prompt": " ",
+        "mask": None, "size": (64, 64), "num_inference_steps": 4, "true_cfg_scale": 1.0, "seed": 1, "start_step": 0,
+        "stop_step": None, "latents": None, "preview": 0, "arrival": time.time(),
+    }  # fmt: skip
+    values |= changes
+    values["stop_step"] = values["num_inference_steps"] if values["stop_step"] is None else values["stop_step"]
+    return EditRequest(**values)
+
+
+def difference(ours: Any, reference: Any) -> float:
+    """Largest difference over the reference's standard deviation."""
+    a, b = (torch.as_tensor(np.asarray(x), dtype=torch.float64) for x in (ours, reference))
+    return float((a - b).abs().max() / b.std())

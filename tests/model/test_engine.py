@@ -1,0 +1,425 @@
+"""The engine's promises: joining, isolation, order, the cache, segments, cancellation, memory, limits."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engines import TestEngine, difference, edit, engine_on, load_pipeline
+from PIL import Image
+from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
+
+from benchmarks.arrivals import run_in_segments
+
+BOUND = 1e-4
+
+
+@pytest.fixture(scope="module")
+def pipeline(sensitive: Callable[[str], Path]) -> Any:
+    return load_pipeline(sensitive("plus-2511"))
+
+
+@pytest.fixture
+def engine(pipeline: Any) -> Iterator[TestEngine]:
+    with engine_on(pipeline) as running:
+        yield running
+
+
+@pytest.fixture
+def cat(photo: Callable[[str], bytes]) -> bytes:
+    return photo("cat")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
+def prepared(engine: TestEngine) -> int:
+    """Edits that the engine holds and could schedule."""
+    return sum(job.prepared is not None for job in engine.engine._jobs)
+
+
+def record_batches(engine: TestEngine) -> list[list[str]]:
+    """The ids of the edits in every step from now on."""
+    batches: list[list[str]] = []
+    step = engine.engine._timed_step
+
+    def recording(batch: list[Any]) -> list[Any]:
+        batches.append([job.request.id for job in batch])
+        return step(batch)
+
+    engine.engine._timed_step = recording  # type: ignore[method-assign]
+    return batches
+
+
+def test_a_short_edit_that_arrives_later_finishes_first_and_the_long_one_misses_no_step(
+    engine: TestEngine, cat: bytes
+) -> None:
+    batches = record_batches(engine)
+    long, short = edit(cat, num_inference_steps=50), edit(cat, num_inference_steps=4)
+    long_answer = engine.submit(long)
+    wait_until(lambda: len(batches) >= 5)
+    short_answer = engine.submit(short)
+    long_answer.wait()
+    short_answer.wait()
+    assert short_answer.answered_at < long_answer.answered_at
+    shared = [batch for batch in batches if short.id in batch]
+    assert len(shared) == 4
+    assert all(long.id in batch for batch in batches)
+    assert len(batches) == 50
+
+
+def test_edits_of_another_geometry_do_not_share_a_forward(engine: TestEngine, cat: bytes) -> None:
+    batches = record_batches(engine)
+    requests = [edit(cat, size=size, num_inference_steps=6) for size in [(64, 64), (128, 64)] * 3]
+    for answer in [engine.submit(request) for request in requests]:
+        answer.wait()
+    size_of = {request.id: request.size for request in requests}
+    assert all(len({size_of[name] for name in batch}) == 1 for batch in batches)
+
+
+def poison(engine: TestEngine, victim: str, do: Callable[[Any], None]) -> None:
+    """Runs `do(state)` on the edit's state when it has been encoded."""
+    encode = engine.engine._encode
+
+    def poisoned(job: Any) -> Any:
+        state = encode(job)
+        if job.request.id == victim:
+            do(state)
+        return state
+
+    engine.engine._encode = poisoned  # type: ignore[method-assign]
+
+
+class Explosive(torch.Tensor):
+    """A text embedding that makes every forward it takes part in raise."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError("this tensor raises")
+
+
+def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: Any, cat: bytes) -> None:
+    requests = [
+        edit(cat, prompt=f"variant {number} " + "long " * number, seed=number, num_inference_steps=6)
+        for number in range(8)
+    ]
+    with engine_on(pipeline) as alone:
+        solo = {request.id: alone.latents(request) for request in requests}
+
+    with engine_on(pipeline) as engine:
+
+        def fill_with_nan(state: Any) -> None:
+            state.text = torch.full_like(state.text, float("nan"))
+
+        def make_raise(state: Any) -> None:
+            state.text = torch.zeros_like(state.text).as_subclass(Explosive)
+
+        poison(engine, requests[2].id, fill_with_nan)
+        poison(engine, requests[5].id, make_raise)
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(request) for request in requests]
+        wait_until(lambda: prepared(engine) == 8)
+        hold.set()
+        for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+            if number in (2, 5):
+                with pytest.raises(Failed, match="model"):
+                    answer.wait()
+            else:
+                answer.wait()
+                assert difference(engine.final_latents[request.id], solo[request.id]) <= BOUND
+        assert engine.watch.edits == {"finished": 6, "failed": 2}
+        assert max(jobs for jobs, _ in engine.watch.batches) >= 6
+
+
+def _hold_first_step(engine: TestEngine, hold: threading.Event) -> None:
+    """The first step waits, so that all edits sent meanwhile join the second."""
+    step = engine.engine._timed_step
+
+    def held(batch: list[Any]) -> list[Any]:
+        assert hold.wait(20)
+        return step(batch)
+
+    engine.engine._timed_step = held  # type: ignore[method-assign]
+
+
+def test_eight_variants_of_one_picture_encode_it_once(engine: TestEngine, cat: bytes) -> None:
+    for answer in [engine.submit(edit(cat, seed=seed)) for seed in range(8)]:
+        answer.wait()
+    wait_until(lambda: engine.watch.held == (0, 0))
+    hits, misses = engine.watch.cache_counts
+    assert misses == 2  # one text with its picture, one picture
+    assert hits == 14
+
+
+def test_guided_variants_encode_the_negative_prompt_once_more(engine: TestEngine, cat: bytes) -> None:
+    for answer in [engine.submit(edit(cat, seed=seed, true_cfg_scale=4.0)) for seed in range(3)]:
+        answer.wait()
+    wait_until(lambda: engine.watch.held == (0, 0))
+    assert engine.watch.cache_counts == (6, 3)
+
+
+def test_two_prompts_of_equal_length_do_not_collide_in_the_cache(pipeline: Any, cat: bytes) -> None:
+    green, blue = edit(cat, prompt="make it red"), edit(cat, prompt="make it tan")
+    with engine_on(pipeline) as engine:
+        first, second = engine.latents(green), engine.latents(blue)
+    with engine_on(pipeline) as fresh:
+        assert difference(fresh.latents(blue), second) <= BOUND
+    assert difference(first, second) > BOUND
+
+
+def test_two_pictures_of_equal_size_do_not_collide_in_the_cache(pipeline: Any, photo: Callable[[str], bytes]) -> None:
+    def square(name: str) -> bytes:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(photo(name))).resize((100, 100)).save(file, "PNG")
+        return file.getvalue()
+
+    first, second = edit(square("cat")), edit(square("rocket"))
+    with engine_on(pipeline) as engine:
+        engine.latents(first)
+        ours = engine.latents(second)
+    with engine_on(pipeline) as fresh:
+        assert difference(fresh.latents(second), ours) <= BOUND
+
+
+def test_without_room_in_the_cache_edits_still_share_what_running_ones_hold(pipeline: Any, cat: bytes) -> None:
+    with engine_on(pipeline, cache_bytes=0) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(edit(cat, seed=seed)) for seed in range(4)]
+        wait_until(lambda: prepared(engine) == 4)
+        hold.set()
+        for answer in answers:
+            answer.wait()
+        wait_until(lambda: engine.watch.held == (0, 0))
+        assert engine.watch.cache_counts == (6, 2)
+
+
+@pytest.mark.parametrize("cuts", [[3], [1, 2, 9], [5, 6, 7, 8, 9], list(range(1, 10))], ids=str)
+@pytest.mark.parametrize("guidance", [1.0, 3.0], ids=["unguided", "guided"])
+def test_an_edit_in_segments_equals_the_one_in_one_piece_to_the_last_bit(
+    pipeline: Any, cat: bytes, cuts: list[int], guidance: float
+) -> None:
+    whole = edit(cat, num_inference_steps=10, seed=3, true_cfg_scale=guidance)
+    with engine_on(pipeline) as engine:
+        picture = engine.submit(whole).wait().image
+    latents: np.ndarray | None = None
+    for start, stop in zip([0, *cuts], [*cuts, 10], strict=True):
+        with engine_on(pipeline) as fresh:
+            part = edit(
+                cat, num_inference_steps=10, seed=3, true_cfg_scale=guidance, start_step=start, stop_step=stop,
+                latents=latents,
+            )  # fmt: skip
+            outcome = fresh.submit(part).wait()
+        latents = outcome.latents
+        assert outcome.step == stop
+        assert (outcome.image is None) == (stop < 10)
+    assert np.array_equal(outcome.image, picture)
+
+
+def test_a_segment_in_other_company_equals_the_undisturbed_run(pipeline: Any, cat: bytes) -> None:
+    whole = edit(cat, num_inference_steps=10, seed=3)
+    with engine_on(pipeline) as engine:
+        reference = engine.latents(whole)
+    with engine_on(pipeline) as engine:
+        first = engine.submit(edit(cat, num_inference_steps=10, seed=3, stop_step=4)).wait()
+        company = [engine.submit(edit(cat, prompt="other " * 9, seed=9, num_inference_steps=40)) for _ in range(3)]
+        wait_until(lambda: engine.watch.held[1] > 0)
+        rest = edit(cat, num_inference_steps=10, seed=3, start_step=4, latents=first.latents)
+        assert difference(engine.latents(rest), reference) <= BOUND
+        for answer in company:
+            answer.wait()
+        assert max(jobs for jobs, _ in engine.watch.batches) >= 3
+
+
+def test_a_preview_nears_the_picture_as_the_steps_go(engine: TestEngine, cat: bytes) -> None:
+    whole = edit(cat, num_inference_steps=12, size=(128, 64))
+    picture = engine.submit(whole).wait().image
+    assert picture is not None
+    distances = []
+    for stop in (2, 6, 11):
+        outcome = engine.submit(edit(cat, num_inference_steps=12, size=(128, 64), stop_step=stop, preview=128)).wait()
+        assert outcome.preview is not None
+        distances.append(float(((outcome.preview.astype(float) - picture) ** 2).mean()))
+    assert distances[0] > distances[1] > distances[2]
+
+
+@pytest.mark.parametrize(("longest", "shape"), [(64, (32, 64, 3)), (16, (8, 16, 3)), (1024, (64, 128, 3))])
+def test_a_preview_is_no_longer_than_was_asked(
+    engine: TestEngine, cat: bytes, longest: int, shape: tuple[int, ...]
+) -> None:
+    outcome = engine.submit(edit(cat, size=(128, 64), stop_step=2, preview=longest)).wait()
+    assert outcome.preview is not None
+    assert outcome.preview.shape == shape
+
+
+def test_latents_of_another_size_are_refused(engine: TestEngine, cat: bytes) -> None:
+    wrong = edit(cat, start_step=1, latents=np.zeros((3, 64), np.float32))
+    with pytest.raises(BadRequest, match=r"latents: shape \[3, 64\]: \[16, 64\]"):
+        engine.submit(wrong).wait()
+
+
+def test_a_cancelled_edit_leaves_between_two_steps(engine: TestEngine, cat: bytes) -> None:
+    batches = record_batches(engine)
+    request = edit(cat, num_inference_steps=100)
+    answer = engine.submit(request)
+    wait_until(lambda: len(batches) >= 3)
+    answer.cancel = True
+    with pytest.raises(Cancelled):
+        answer.wait()
+    assert len(batches) < 100
+    assert engine.watch.edits == {"cancelled": 1}
+
+
+def test_a_waiting_edit_can_be_cancelled(pipeline: Any, cat: bytes) -> None:
+    with engine_on(pipeline, max_batch_tokens=1) as engine:
+        running = engine.submit(edit(cat, num_inference_steps=100, size=(192, 192)))
+        waiting = engine.submit(edit(cat))
+        waiting.cancel = True
+        with pytest.raises(Cancelled):
+            waiting.wait()
+        assert not running.answered_at
+        running.wait()
+
+
+def test_more_edits_than_max_jobs_are_refused_at_once_and_a_continued_one_is_taken(pipeline: Any, cat: bytes) -> None:
+    with engine_on(pipeline) as before:
+        stopped = before.submit(edit(cat, num_inference_steps=10, stop_step=5)).wait()
+    with engine_on(pipeline, max_jobs=8) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(edit(cat)) for _ in range(8)]
+        for _ in range(12):
+            with pytest.raises(QueueFull, match="at most 8"):
+                engine.submit(edit(cat))
+        continued = engine.submit(edit(cat, num_inference_steps=10, start_step=5, latents=stopped.latents))
+        hold.set()
+        for answer in [*answers, continued]:
+            answer.wait()
+        engine.submit(edit(cat)).wait()
+    assert engine.watch.edits["refused"] == 12
+
+
+def test_while_draining_new_edits_are_refused_and_continued_ones_taken(engine: TestEngine, cat: bytes) -> None:
+    stopped = engine.submit(edit(cat, num_inference_steps=10, stop_step=5)).wait()
+    engine.engine.drain()
+    with pytest.raises(Draining):
+        engine.submit(edit(cat))
+    continued = edit(cat, num_inference_steps=10, start_step=5, latents=stopped.latents)
+    assert engine.submit(continued).wait().image is not None
+
+
+def test_edits_in_segments_finish_in_the_order_of_their_arrival(pipeline: Any, cat: bytes) -> None:
+    requests = [edit(cat, num_inference_steps=10, size=(256, 256), seed=number) for number in range(12)]
+    with engine_on(pipeline, max_batch_tokens=1) as engine:
+        ended, _ = run_in_segments(engine.engine, requests, segments=5)
+        assert max(jobs for jobs, _ in engine.watch.batches) == 1
+    assert ended == sorted(ended)
+
+
+def limited_memory(pipeline: Any, monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
+    """A transformer that runs out of memory beyond so many rows; the row counts it was asked for."""
+    asked: list[int] = []
+    forward = pipeline.transformer.forward
+
+    def limited(**inputs: Any) -> Any:
+        asked.append(len(inputs["hidden_states"]))
+        if asked[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**inputs)
+
+    monkeypatch.setattr(pipeline.transformer, "forward", limited)
+    return asked
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits(
+    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [edit(cat, seed=seed) for seed in range(8)]
+    with engine_on(pipeline) as alone:
+        solo = {request.id: alone.latents(request) for request in requests}
+    asked = limited_memory(pipeline, monkeypatch, rows=3)
+    with engine_on(pipeline) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(request) for request in requests]
+        wait_until(lambda: prepared(engine) == 8)
+        hold.set()
+        for request, answer in zip(requests, answers, strict=True):
+            answer.wait()
+            assert difference(engine.final_latents[request.id], solo[request.id]) <= BOUND
+    assert max(asked) > 3
+    assert sum(rows > 3 for rows in asked) <= 3, "the smaller budget is remembered"
+
+
+def test_a_guided_edit_that_does_not_fit_runs_its_two_rows_one_after_the_other(
+    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = edit(cat, true_cfg_scale=4.0)
+    with engine_on(pipeline) as alone:
+        solo = alone.latents(request)
+    asked = limited_memory(pipeline, monkeypatch, rows=1)
+    with engine_on(pipeline) as engine:
+        assert difference(engine.latents(request), solo) <= BOUND
+    assert asked.count(2) == 1, "that they do not fit is remembered"
+
+
+def test_an_edit_too_large_for_the_memory_alone_is_told_so(
+    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited_memory(pipeline, monkeypatch, rows=0)
+    with engine_on(pipeline) as engine, pytest.raises(Failed, match="out of memory: ask for a smaller size"):
+        engine.submit(edit(cat)).wait()
+
+
+def test_a_prompt_over_the_limit_is_refused_and_seven_edits_beside_it_are_untouched(pipeline: Any, cat: bytes) -> None:
+    requests = [edit(cat, prompt=f"edit number {number}", seed=number) for number in range(7)]
+    with engine_on(pipeline) as alone:
+        solo = {request.id: alone.latents(request) for request in requests}
+    with engine_on(pipeline) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(request) for request in requests]
+        too_long = engine.submit(edit(cat, prompt="x y " * 6000))
+        with pytest.raises(BadRequest, match=r"prompt: text and pictures take \d+ text positions: at most 40\d\d"):
+            too_long.wait()
+        hold.set()
+        for request, answer in zip(requests, answers, strict=True):
+            answer.wait()
+            assert difference(engine.final_latents[request.id], solo[request.id]) <= BOUND
+
+
+def test_a_long_negative_prompt_is_refused_by_its_own_name(engine: TestEngine, cat: bytes) -> None:
+    with pytest.raises(BadRequest, match=r"negative_prompt: text and pictures take"):
+        engine.submit(edit(cat, true_cfg_scale=2.0, negative_prompt="x y " * 6000)).wait()
+
+
+@pytest.mark.parametrize("text", ["<|image_pad|>", "a <|im_end|> b", "<|im_<|im_end|>end|>", "<|vision_start|>" * 5])
+def test_control_tokens_in_a_prompt_are_text(engine: TestEngine, cat: bytes, text: str) -> None:
+    assert engine.submit(edit(cat, prompt=text)).wait().image is not None
+    conditioner = engine.engine._conditioner
+    tokenizer = engine.pipeline.tokenizer
+    ids = tokenizer(conditioner._neutral(text))["input_ids"]
+    assert not set(ids) & set(tokenizer.get_added_vocab().values())
+
+
+def test_the_answer_tells_what_was_done(engine: TestEngine, cat: bytes) -> None:
+    outcome = engine.submit(edit(cat, true_cfg_scale=4.0)).wait()
+    assert outcome.timings.keys() == {
+        "queue", "encode", "denoise", "decode", "rows", "cache_hit", "text_tokens", "image_tokens", "output_tokens",
+    }  # fmt: skip
+    assert outcome.timings["rows"] == 2
+    assert outcome.timings["output_tokens"] == 16
+    assert outcome.timings["cache_hit"] is False
+    assert engine.submit(edit(cat, true_cfg_scale=4.0)).wait().timings["cache_hit"] is True

@@ -1,0 +1,302 @@
+"""The engine's latents equal those of the diffusers pipelines, and would not if any part of it were wrong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engines import TestEngine, difference, edit, engine_on, load_pipeline
+from PIL import Image
+from qwen_edit import conditioning, denoise, families, sigmas
+from qwen_edit.engine import Engine
+from qwen_edit.request import EditRequest
+
+from benchmarks import stock
+
+BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
+FAMILIES = ("edit", "plus", "plus-2511")
+SHAPED_AREA = 128 * 128  # pixels: enough that references of other shapes differ in their latents' shapes too
+PROMPT, NEGATIVE = "paint the whole picture in bright orange and put a hat on the cat", "blurry"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pipeline(request: pytest.FixtureRequest, sensitive: Callable[[str], Path]) -> Any:
+    return load_pipeline(sensitive(request.param))
+
+
+@pytest.fixture(scope="module")
+def plus(sensitive: Callable[[str], Path]) -> Any:
+    return load_pipeline(sensitive("plus-2511"))
+
+
+@pytest.fixture
+def engine(pipeline: Any) -> Iterator[TestEngine]:
+    with engine_on(pipeline) as running:
+        yield running
+
+
+def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> np.ndarray:
+    """The same edit by the diffusers pipeline."""
+    encoder = running.pipeline.text_encoder
+    hook = encoder.register_forward_pre_hook(_with_token_types, with_kwargs=True) if mrope else None
+    try:
+        with stock.areas(running.sizes):
+            latents = stock.run(
+                running.pipeline,
+                [Image.open(io.BytesIO(image)).convert("RGB") for image in request.images],
+                prompt=request.prompt,
+                negative_prompt=request.negative_prompt if request.guided else None,
+                true_cfg_scale=request.true_cfg_scale,
+                size=request.size,
+                num_inference_steps=request.num_inference_steps,
+                seed=request.seed,
+            )
+    finally:
+        if hook:
+            hook.remove()
+    return np.asarray(latents)
+
+
+def _with_token_types(encoder: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    pictures = kwargs["input_ids"] == encoder.config.image_token_id
+    return args, {**kwargs, "mm_token_type_ids": pictures.long()}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0], ids=["unguided", "guided"])
+@pytest.mark.parametrize("size", [(64, 64), (128, 64), (64, 112), None], ids=["square", "wide", "tall", "auto"])
+def test_an_edit_alone_has_the_latents_of_diffusers(
+    engine: TestEngine, photo: Callable[[str], bytes], guidance: float, size: tuple[int, int] | None
+) -> None:
+    request = edit(
+        photo("cat"), prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=guidance, size=size,
+        num_inference_steps=5, seed=7,
+    )  # fmt: skip
+    assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
+
+
+@pytest.mark.parametrize("steps", [2, 3, 9, 20])
+def test_any_number_of_steps_has_the_latents_of_diffusers(
+    engine: TestEngine, photo: Callable[[str], bytes], steps: int
+) -> None:
+    request = edit(photo("rocket"), num_inference_steps=steps, true_cfg_scale=2.5)
+    assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
+
+
+def three_shapes(photo: Callable[[str], bytes]) -> list[bytes]:
+    """Three pictures whose references differ in shape."""
+    shapes = [("cat", (300, 200)), ("astronaut", (160, 160)), ("coffee", (100, 300))]
+    return [_resized(photo(name), size) for name, size in shapes]
+
+
+def _resized(image: bytes, size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(image)).resize(size).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0], ids=["unguided", "guided"])
+def test_three_references_of_different_shapes_have_the_latents_of_diffusers(
+    plus: Any, photo: Callable[[str], bytes], guidance: float
+) -> None:
+    with engine_on(plus, reference_area=SHAPED_AREA) as engine:
+        request = edit(*three_shapes(photo), true_cfg_scale=guidance, negative_prompt=NEGATIVE, size=None)
+        assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
+
+
+def test_with_mrope_an_edit_equals_diffusers_with_token_types_forwarded(
+    pipeline: Any, photo: Callable[[str], bytes]
+) -> None:
+    with engine_on(pipeline, mrope=True) as engine:
+        request = edit(photo("cat"), prompt=PROMPT, true_cfg_scale=3.0)
+        latents = engine.latents(request)
+        assert difference(latents, oracle(engine, request, mrope=True)) <= BOUND
+        assert difference(latents, oracle(engine, request)) > 10 * BOUND
+
+
+def test_the_picture_is_that_of_diffusers(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    request = edit(photo("cat"), size=(64, 64), true_cfg_scale=4.0)
+    ours = engine.submit(request).wait().image
+    assert ours is not None
+    with stock.areas(engine.sizes):
+        theirs = stock.run(
+            engine.pipeline, [Image.open(io.BytesIO(photo("cat")))], prompt=request.prompt, negative_prompt=" ",
+            true_cfg_scale=4.0, size=(64, 64), num_inference_steps=4, seed=1, output_type="np",
+        )  # fmt: skip
+    levels = np.abs(ours.astype(int) - (theirs * 255).round().astype(int))
+    assert levels.max() <= 1
+    assert (levels > 0).mean() < 1e-3
+
+
+def strangers(image: bytes) -> list[EditRequest]:
+    """Seven edits of one geometry with other prompts, steps, seeds and guidance."""
+    table = [
+        (6, 4.0, "sky blue"), (9, 2.5, "remove every tree from the picture"), (4, 1.0, "a much longer wording " * 6),
+        (5, 7.5, "invert"), (12, 1.0, "make it black and white"), (3, 3.0, "night"), (8, 1.5, "add snow on the ground"),
+    ]  # fmt: skip
+    return [
+        edit(image, num_inference_steps=steps, true_cfg_scale=scale, prompt=prompt, seed=number + 10,
+             negative_prompt="ugly, " * number + "bad")
+        for number, (steps, scale, prompt) in enumerate(table)
+    ]  # fmt: skip
+
+
+def test_an_edit_among_seven_strangers_equals_its_own_solo_run(pipeline: Any, photo: Callable[[str], bytes]) -> None:
+    image = photo("cat")
+    requests = [*strangers(image), edit(image, num_inference_steps=10, true_cfg_scale=4.0, negative_prompt=NEGATIVE)]
+    with engine_on(pipeline) as alone:
+        solo = [alone.latents(request) for request in requests]
+        assert max(jobs for jobs, _ in alone.watch.batches) == 1
+    with engine_on(pipeline) as engine:
+        answers = []
+        for request in requests:
+            answers.append(engine.submit(request))
+            _let_it_step(engine)
+        for answer in answers:
+            answer.wait()
+        assert max(jobs for jobs, _ in engine.watch.batches) >= 4, "the edits were meant to share forwards"
+        for request, reference in zip(requests, solo, strict=True):
+            assert difference(engine.final_latents[request.id], reference) <= BOUND
+
+
+def _let_it_step(engine: TestEngine) -> None:
+    """Until one more step is made, so that the next edit joins at another phase."""
+    import time
+
+    seen = len(engine.watch.batches)
+    deadline = time.monotonic() + 10
+    while len(engine.watch.batches) == seen and time.monotonic() < deadline:
+        time.sleep(0.0005)
+
+
+# Each makes one thing wrong that a rewrite could make wrong.
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+
+def _no_mask(patch: pytest.MonkeyPatch) -> None:
+    right = denoise.padded
+    patch.setattr(denoise, "padded", lambda texts: (right(texts)[0], None))
+
+
+def _left_padding(patch: pytest.MonkeyPatch) -> None:
+    def padded(texts: Any) -> Any:
+        batch, mask = right([text.flip(0) for text in texts])
+        return batch.flip(1), None if mask is None else mask.flip(1)
+
+    right = denoise.padded
+    patch.setattr(denoise, "padded", padded)
+
+
+def _shift_counts_references(patch: pytest.MonkeyPatch) -> None:
+    right = sigmas.shift
+    patch.setattr(sigmas, "shift", lambda config, tokens: right(config, tokens * 4))
+
+
+def _no_renormalisation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(denoise, "guided", lambda positive, negative, scale: negative + scale * (positive - negative))
+
+
+def _renormalised_as_a_whole(patch: pytest.MonkeyPatch) -> None:
+    def guided(positive: Any, negative: Any, scale: float) -> Any:
+        combined = negative + scale * (positive - negative)
+        return combined * (positive.norm() / combined.norm())
+
+    patch.setattr(denoise, "guided", guided)
+
+
+def _branches_swapped(patch: pytest.MonkeyPatch) -> None:
+    right = denoise.guided
+    patch.setattr(denoise, "guided", lambda positive, negative, scale: right(negative, positive, scale))
+
+
+def _timestep_of_the_next_step(patch: pytest.MonkeyPatch) -> None:
+    def row(job: Any, text: Any) -> Any:
+        step = min(job.step + 1, job.sigmas.steps - 1)
+        return denoise.Row(job.latents, job.references, text, job.sigmas.timesteps[step])
+
+    patch.setattr(denoise, "_row", row)
+
+
+def _reference_latents_swapped(patch: pytest.MonkeyPatch) -> None:
+    def encode(self: Engine, job: Any) -> Any:
+        state = right(self, job)
+        state.references = state.references[::-1]
+        return state
+
+    right = Engine._encode
+    patch.setattr(Engine, "_encode", encode)
+
+
+def _references_swapped_in_the_text(patch: pytest.MonkeyPatch) -> None:
+    def encode(self: Any, prompt: Any, references: Any) -> Any:
+        return right(self, prompt, list(reversed(references)))
+
+    right = conditioning.Conditioner._encode_text
+    patch.setattr(conditioning.Conditioner, "_encode_text", encode)
+
+
+def _pictures_unnamed(patch: pytest.MonkeyPatch) -> None:
+    name = "<|vision_start|><|image_pad|><|vision_end|>"
+    patch.setattr(conditioning, "_picture_names", lambda count: name * count)
+
+
+def _rotary_positions_transposed(patch: pytest.MonkeyPatch) -> None:
+    right = denoise._sizes
+    patch.setattr(denoise, "_sizes", lambda geometry: [right(geometry)[0], *[s[::-1] for s in right(geometry)[1:]]])
+
+
+def _noise_drawn_packed(patch: pytest.MonkeyPatch) -> None:
+    def noise(self: Engine, seed: int, geometry: Any) -> torch.Tensor:
+        shape = right(self, seed, geometry).shape
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    right = Engine._noise
+    patch.setattr(Engine, "_noise", noise)
+
+
+def _three_dimensional_positions(patch: pytest.MonkeyPatch) -> None:
+    def init(self: Any, pipeline: Any, cache: Any, *, mrope: bool) -> None:
+        right(self, pipeline, cache, mrope=True)
+
+    right = conditioning.Conditioner.__init__
+    patch.setattr(conditioning.Conditioner, "__init__", init)
+
+
+def _reference_of_another_area(patch: pytest.MonkeyPatch) -> None:
+    right = families.Sizes.area_of
+    patch.setattr(families.Sizes, "area_of", lambda self, size, area: right(self, size, area * 2))
+
+
+MUTATIONS: list[Mutation] = [
+    _no_mask, _left_padding, _shift_counts_references, _no_renormalisation, _renormalised_as_a_whole,
+    _branches_swapped, _timestep_of_the_next_step, _reference_latents_swapped, _references_swapped_in_the_text,
+    _pictures_unnamed, _rotary_positions_transposed, _noise_drawn_packed, _three_dimensional_positions,
+    _reference_of_another_area,
+]  # fmt: skip
+
+
+def test_the_parity_test_passes_on_the_edit_that_the_mutations_break(plus: Any, photo: Callable[[str], bytes]) -> None:
+    assert _mutated_difference(plus, photo) <= BOUND
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutation: mutation.__name__.strip("_"))
+def test_the_parity_test_fails_when_one_thing_is_wrong(
+    plus: Any, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch, mutate: Mutation
+) -> None:
+    mutate(monkeypatch)
+    assert _mutated_difference(plus, photo) > BOUND
+
+
+def _mutated_difference(pipeline: Any, photo: Callable[[str], bytes]) -> float:
+    request = edit(
+        *three_shapes(photo)[:2], prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=4.0, size=(64, 64),
+        num_inference_steps=6,
+    )  # fmt: skip
+    with engine_on(pipeline, reference_area=SHAPED_AREA) as engine:
+        ours = engine.latents(request)
+        return difference(ours, oracle(engine, request))

@@ -1,0 +1,130 @@
+"""Tensors → EditRequest: defaults, ranges, and errors that name the tensor and the value."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from qwen_edit.errors import BadRequest
+from qwen_edit.request import TENSORS, Defaults, EditRequest, parse
+from qwen_edit.settings import Limits
+
+NOW = 1_800_000_000.0
+DEFAULTS = Defaults(num_inference_steps=8, true_cfg_scale=4.0, negative_prompt=" ")
+DTYPES = {
+    "image": np.object_, "prompt": np.object_, "negative_prompt": np.object_, "mask": np.object_, "size": np.int32,
+    "num_inference_steps": np.int32, "true_cfg_scale": np.float32, "seed": np.int64, "start_step": np.int32,
+    "stop_step": np.int32, "latents": np.float32, "preview": np.int32, "arrival": np.float64,
+}  # fmt: skip
+
+
+def request(**values: Any) -> EditRequest:
+    """Parses a minimal request with `values`, each without its batch dimension."""
+    given: dict[str, Any] = {"image": [b"picture"], "prompt": [b"make it blue"]}
+    given |= values
+    tensors = {name: np.array([value], dtype=DTYPES[name]) for name, value in given.items() if value is not None}
+    return parse(tensors, Limits(), DEFAULTS, request_id="r", now=NOW)
+
+
+def test_what_is_left_out_gets_its_default() -> None:
+    parsed = request()
+    assert (parsed.num_inference_steps, parsed.true_cfg_scale, parsed.negative_prompt) == (8, 4.0, " ")
+    assert (parsed.start_step, parsed.stop_step, parsed.size, parsed.mask, parsed.preview) == (0, 8, None, None, 0)
+    assert 0 <= parsed.seed < 2**32
+    assert parsed.arrival == NOW
+    assert parsed.guided
+    assert request().seed != request().seed
+
+
+@pytest.mark.parametrize(
+    ("values", "guided"),
+    [({"true_cfg_scale": [1.0]}, False), ({"negative_prompt": [b""]}, False), ({"true_cfg_scale": [1.5]}, True)],
+    ids=str,
+)
+def test_guidance_needs_a_scale_over_one_and_a_negative_prompt(values: dict[str, Any], guided: bool) -> None:
+    assert request(**values).guided is guided
+
+
+def test_line_ends_are_those_of_one_system() -> None:
+    assert request(prompt=[b"  a\r\nb \n"]).prompt == "a\nb"
+
+
+@pytest.mark.parametrize(("given", "used"), [(NOW + 99, NOW), (NOW - 9, NOW - 9), (0.0, NOW - 3600)])
+def test_arrival_is_never_in_the_future_nor_over_an_hour_ago(given: float, used: float) -> None:
+    assert request(arrival=[given]).arrival == used
+
+
+LATENTS = [[0.5] * 64] * 16
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image": [b"x"] * 4}, "invalid: image: 4 reference images: 1 to 3 are allowed"),
+        ({"image": [b"x", b""]}, "invalid: image: reference image 2 is empty"),
+        ({"image": []}, "invalid: image: 0 reference images"),
+        ({"image": None}, "invalid: image: at least one"),
+        ({"prompt": [b" \n "]}, "invalid: prompt: an empty prompt"),
+        ({"prompt": [b"\xff\xfe"]}, "is not UTF-8"),
+        ({"prompt": [b"x" * 32001]}, "invalid: prompt: 32001 characters: at most 32000"),
+        ({"size": [63, 64]}, "invalid: size: 63x64: 64 to 2048 pixels a side"),
+        ({"size": [2048, 2048]}, "invalid: size: 2048x2048 is 4194304 pixels: at most 2359296"),
+        ({"size": [64, 1024]}, "invalid: size: 64x1024: aspect ratios from 1:8 to 8:1"),
+        ({"size": [-1, 64]}, "invalid: size: -1x64"),
+        ({"size": [1, 2, 3]}, r"invalid: size: shape \[1, 3\] of int32: \[1, 2\] is allowed"),
+        ({"num_inference_steps": [1]}, "invalid: num_inference_steps: 1: 2 to 100 is allowed"),
+        ({"num_inference_steps": [101]}, "invalid: num_inference_steps: 101"),
+        ({"true_cfg_scale": [float("nan")]}, "invalid: true_cfg_scale: nan: 0 to 20 is allowed"),
+        ({"true_cfg_scale": [20.5]}, "invalid: true_cfg_scale: 20.5"),
+        ({"seed": [-1]}, "invalid: seed: -1: 0 to 9223372036854775807"),
+        ({"start_step": [8], "latents": LATENTS, "seed": [1]}, "invalid: start_step: 8: less than"),
+        ({"start_step": [2], "seed": [1]}, "invalid: latents: missing"),
+        ({"start_step": [2], "latents": LATENTS}, "invalid: seed: a continued run"),
+        ({"latents": LATENTS}, "invalid: latents: latents without start_step"),
+        ({"start_step": [2], "latents": [[float("nan")]], "seed": [1]}, "invalid: latents: NaN"),
+        ({"stop_step": [0]}, "invalid: stop_step: 0: more than start_step"),
+        ({"start_step": [3], "stop_step": [3], "latents": LATENTS, "seed": [1]}, "invalid: stop_step: 3"),
+        ({"stop_step": [-2]}, "invalid: stop_step: -2"),
+        ({"preview": [2000]}, "invalid: preview: 2000: 0 to 1024"),
+        ({"arrival": [float("inf")]}, "invalid: arrival: inf"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_value_out_of_range_is_an_error_that_names_it(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest) as error:
+        request(**values)
+    assert re.search(message, error.value.message), error.value.message
+
+
+def test_a_batch_is_refused_in_words() -> None:
+    tensors = {"image": np.array([[b"a"], [b"b"]], object), "prompt": np.array([[b"x"], [b"y"]], object)}
+    with pytest.raises(BadRequest, match="image: batch size 2: send one request per edit"):
+        parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW)
+
+
+def test_an_id_in_the_log_is_printable_and_short() -> None:
+    tensors = {"image": np.array([[b"a"]], object), "prompt": np.array([[b"x"]], object)}
+    assert parse(tensors, Limits(), DEFAULTS, request_id="a\nb\x1b" + "c" * 500, now=NOW).id == "a?b?" + "c" * 124
+    assert parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW).id
+
+
+def any_tensor() -> st.SearchStrategy[Any]:
+    dtypes = st.sampled_from([np.int32, np.int64, np.float32, np.float64, np.uint8])
+    numbers = dtypes.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_dims=3, max_side=3)))
+    texts = npst.arrays(np.object_, npst.array_shapes(min_dims=1, max_dims=3, max_side=3), elements=st.binary())
+    return st.one_of(numbers, texts)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(TENSORS)), any_tensor()))
+def test_no_tensors_whatever_end_in_anything_but_a_request_or_an_error_of_ours(tensors: dict[str, Any]) -> None:
+    try:
+        parsed = parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW)
+    except BadRequest:
+        pass
+    else:
+        assert 0 <= parsed.start_step < parsed.stop_step <= parsed.num_inference_steps

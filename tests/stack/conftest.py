@@ -1,0 +1,134 @@
+"""Direct inference on the running Triton, and a second stack whose model is small and partly damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import safetensors.torch
+import torch
+import tritonclient.grpc
+import tritonclient.http
+from diffusers import AutoencoderKLQwenImage
+from servers import Server, serve
+from transformers import AutoTokenizer
+from tritonclient.utils import np_to_triton_dtype
+
+from standalone.checkpoint import write_checkpoint
+
+MODEL = "qwen_image_edit"
+POISONED_WORD = "watercolor"
+TYPES = {
+    "size": np.int32, "num_inference_steps": np.int32, "true_cfg_scale": np.float32, "seed": np.int64,
+    "start_step": np.int32, "stop_step": np.int32, "latents": np.float32, "preview": np.int32, "arrival": np.float64,
+}  # fmt: skip
+
+
+class Infer(Protocol):
+    """One inference call: tensors by name → output tensors by name, without the batch dimension.
+
+    A plain value or a list of them becomes a tensor of the contract's type; an array is sent as it is.
+    """
+
+    def __call__(self, **tensors: Any) -> dict[str, npt.NDArray[Any]]: ...
+
+
+def _inputs(module: Any, tensors: dict[str, Any]) -> list[Any]:
+    inputs = []
+    for name, value in tensors.items():
+        array = value
+        if not isinstance(value, np.ndarray):
+            array = np.array([value if isinstance(value, list) else [value]], dtype=TYPES.get(name, np.object_))
+        tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        inputs.append(tensor.set_data_from_numpy(array))
+    return inputs
+
+
+@pytest.fixture(scope="session")
+def http_infer(stack: Server) -> Iterator[Infer]:
+    with tritonclient.http.InferenceServerClient(stack.triton_http, network_timeout=60.0) as client:
+
+        def infer(**tensors: Any) -> dict[str, npt.NDArray[Any]]:
+            result = client.infer(MODEL, _inputs(tritonclient.http, tensors))
+            names = [output["name"] for output in result.get_response()["outputs"]]
+            return {name: result.as_numpy(name)[0] for name in names}
+
+        yield infer
+
+
+@pytest.fixture(scope="session")
+def grpc_infer(stack: Server) -> Iterator[Infer]:
+    with tritonclient.grpc.InferenceServerClient(stack.triton_grpc) as client:
+
+        def infer(**tensors: Any) -> dict[str, npt.NDArray[Any]]:
+            result = client.infer(MODEL, _inputs(tritonclient.grpc, tensors), client_timeout=60.0)
+            names = [output.name for output in result.get_response().outputs]
+            return {name: result.as_numpy(name)[0] for name in names}
+
+        yield infer
+
+
+@pytest.fixture
+def alone(stack: Server) -> Server:
+    """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""
+    stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 0, seconds=60)
+    return stack
+
+
+@pytest.fixture(params=["http", "grpc"])
+def infer(request: pytest.FixtureRequest, alone: Server) -> Infer:
+    chosen: Infer = request.getfixturevalue(f"{request.param}_infer")
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def begin() -> Callable[..., tuple[Any, list[Any]]]:
+    """Sends an edit over gRPC; returns the call, which can be cancelled, and the list that its outcome is put into."""
+
+    def begin(client: Any, **tensors: Any) -> tuple[Any, list[Any]]:
+        outcomes: list[Any] = []
+        call = client.async_infer(
+            MODEL, _inputs(tritonclient.grpc, tensors), lambda result, error: outcomes.append(error or result)
+        )
+        return call, outcomes
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def poisoned_word() -> str:
+    return POISONED_WORD
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A 2511 checkpoint that makes NaN of the poisoned word, on a server that holds one job at a time."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("crowded") / "plus-2511", "plus-2511")
+    _poison(folder)
+    with serve(folder, DEFAULT_STEPS="2", REFERENCE_AREA="4096", MAX_JOBS="1") as server:
+        yield server
+
+
+def _poison(checkpoint: Path) -> None:
+    """The embedding of POISONED_WORD becomes NaN."""
+    (token,) = AutoTokenizer.from_pretrained(checkpoint / "tokenizer")(f" {POISONED_WORD}")["input_ids"]
+    weights = checkpoint / "text_encoder" / "model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    tensors["model.embed_tokens.weight"][token] = torch.nan
+    safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="session")
+def edit_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The Edit family, its VAE as narrow as it can be: the classic default of 1024x1024 is slow to decode on a CPU."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("narrow") / "edit", "edit")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKLQwenImage(z_dim=16, base_dim=2, dim_mult=[1, 1, 1, 1], num_res_blocks=0)
+    vae.save_pretrained(folder / "vae")
+    with serve(folder, DEFAULT_STEPS="2", REFERENCE_AREA="4096") as server:
+        yield server

@@ -1,0 +1,83 @@
+"""A client that leaves: the model's own counter tells when its edit ends."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+from servers import Server, serve_shim
+
+Photo = Callable[[str], bytes]
+STEPS = 100
+SEGMENT_STEPS = 10
+LEAVES_AFTER = 12  # steps
+COUNTER = "qwen_edit_steps_total"
+EDIT = {"prompt": "make the sky green", "size": "640x640", "num_inference_steps": str(STEPS)}
+
+
+@pytest.fixture(scope="module")
+def shim(stack: Server) -> Iterator[Server]:
+    with serve_shim(f"http://{stack.triton_http}", MAX_JOBS_PER_REQUEST="1") as shim:
+        yield shim
+
+
+def begin(shim: Server, photo: bytes, **fields: str) -> http.client.HTTPConnection:
+    """A connection over which an edit was asked for."""
+    url = f"{shim.url}/v1/images/edits"
+    request = requests.Request("POST", url, data={**EDIT, **fields}, files={"image": photo}).prepare()
+    connection = http.client.HTTPConnection("127.0.0.1", shim.port, timeout=60)
+    connection.request("POST", request.path_url, request.body, dict(request.headers))
+    return connection
+
+
+def wait_until_idle(stack: Server, seconds: float = 30.0) -> None:
+    """Until the engine has held no job for longer than the shim needs to send the next segment."""
+    deadline = time.monotonic() + seconds
+    idle_since = time.monotonic()
+    while time.monotonic() - idle_since < 0.5:
+        if stack.metric("qwen_edit_jobs"):
+            idle_since = time.monotonic()
+        assert time.monotonic() < deadline, "the engine is still at work"
+        time.sleep(0.02)
+
+
+def abandoned(shim: Server) -> int:
+    metrics = requests.get(f"{shim.url}/metrics", timeout=10).text
+    (line,) = [line for line in metrics.splitlines() if line.startswith("shim_edits_abandoned_total")]
+    return int(float(line.split()[1]))
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stream": "true"}, {"n": "4"}], ids=["plain", "streamed", "with jobs that wait"]
+)
+def test_the_edit_ends_within_a_segment(stack: Server, shim: Server, photo: Photo, fields: dict[str, str]) -> None:
+    counted = abandoned(shim)
+    logged = len(shim.log.splitlines())
+    before = stack.metric(COUNTER)
+    connection = begin(shim, photo("cat"), **fields)
+    stack.wait_for(lambda: stack.metric(COUNTER) >= before + LEAVES_AFTER)
+    left_after = stack.metric(COUNTER) - before
+    connection.close()
+    wait_until_idle(stack)
+    assert left_after < STEPS / 2
+    assert stack.metric(COUNTER) - before <= left_after + SEGMENT_STEPS
+    assert abandoned(shim) == counted + 1
+    lines = shim.log.splitlines()[logged:]
+    assert sum("The client closed the connection; its edit is dropped after" in line for line in lines) == 1
+
+
+def test_one_that_leaves_while_its_edit_waits_costs_no_more_than_a_segment(
+    stack: Server, shim: Server, photo: Photo
+) -> None:
+    before = stack.metric(COUNTER)
+    first = begin(shim, photo("cat"))
+    stack.wait_for(lambda: stack.metric(COUNTER) > before)
+    second = begin(shim, photo("coffee"), size="64x64")  # of another geometry: it waits for the first
+    time.sleep(0.2)
+    second.close()
+    first.close()
+    wait_until_idle(stack)
+    assert stack.metric(COUNTER) - before <= 3 * SEGMENT_STEPS

@@ -1,0 +1,150 @@
+"""The launcher ends everything that it started, however it or one of its children ends."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from servers import Server, serve
+
+KEY = "a-secret-of-the-launcher"
+END_SECONDS = 10.0
+SHM = Path("/dev/shm")
+OF_A_LAUNCHER = re.compile(r"qwen_image_edit_(\d+)_")  # names of shared-memory regions
+# Every process of a server by what is in its command line; the first that fits.
+PARTS = {
+    "reaper": "-m standalone.reaper",
+    "launcher": "-m standalone",
+    "shim": "-m shim",
+    "worker": "triton_python_backend_stub",
+    "tritonserver": "/tritonserver",
+}
+
+
+@dataclass
+class Launched:
+    """A server in the middle of an edit, and what the machine looked like before it."""
+
+    server: Server
+    processes: dict[str, psutil.Process]
+    shared_memory: set[str]
+
+    @property
+    def ports(self) -> list[int]:
+        server = self.server
+        return [server.port, server.triton_http_port, server.triton_grpc_port, server.triton_metrics_port]
+
+    def left(self) -> list[str]:
+        """What is still there of it."""
+        known = [name for name, process in self.processes.items() if is_alive(process)]
+        mark = f"qwen_image_edit_{self.server.process.pid}_"
+        unknown = [" ".join(process.cmdline()) for process in psutil.process_iter() if names(process, mark)]
+        ports = [f"port {port}" for port in self.ports if not is_free(port)]
+        return [*known, *unknown, *ports, *(shared_memory(self.server) - self.shared_memory)]
+
+
+def names(process: psutil.Process, mark: str) -> bool:
+    try:
+        return any(mark in argument for argument in process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Zombies are dead: who should collect them is not ours."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def shared_memory(server: Server | None = None) -> set[str]:
+    """What is in /dev/shm, without the regions of other launchers, which come and go beside ours."""
+    ours = str(server.process.pid) if server else ""
+    entries = [(path.name, OF_A_LAUNCHER.match(path.name)) for path in SHM.iterdir()]
+    return {name for name, match in entries if not match or match[1] == ours}
+
+
+def parts(launcher: psutil.Process) -> dict[str, psutil.Process]:
+    found = {}
+    for process in [launcher, *launcher.children(recursive=True)]:
+        command = " ".join(process.cmdline()[:3])
+        found[max((part for part, mark in PARTS.items() if mark in command), key=lambda part: len(PARTS[part]))] = (
+            process
+        )
+    return found
+
+
+@contextlib.contextmanager
+def launched(checkpoint: Path, picture: bytes) -> Iterator[Launched]:
+    """A launcher with its defaults, while its model is at work on an edit of half a minute."""
+    before = shared_memory()
+    with serve(checkpoint, REFERENCE_AREA="4096", API_KEY=KEY, DRAIN_SECONDS="") as server:
+        edit = threading.Thread(target=start_edit, args=(server, picture))
+        edit.start()
+        server.wait_for(lambda: server.metric("qwen_edit_steps_total") >= 2)
+        yield Launched(server, parts(psutil.Process(server.process.pid)), before)
+    edit.join()
+
+
+def start_edit(server: Server, picture: bytes) -> None:
+    url, fields = f"{server.url}/v1/images/edits", {"prompt": "x", "size": "1024x1024", "steps": "100"}
+    with contextlib.suppress(requests.RequestException):
+        answer = requests.post(url, data=fields, files={"image": picture}, auth=("u", KEY), timeout=60)
+        assert answer.status_code >= 500
+
+
+@pytest.mark.parametrize("victim", ["launcher", "shim", "tritonserver"])
+def test_nothing_is_left_10_s_after_a_part_was_ended_in_the_middle_of_an_edit(
+    victim: str, checkpoint: Callable[[str], Path], photo: Callable[[str], bytes]
+) -> None:
+    """By SIGTERM and by SIGKILL, on two servers at a time: each takes seconds to start."""
+    folder, picture = checkpoint("plus"), photo("cat")
+
+    def end_by(number: signal.Signals) -> None:
+        with launched(folder, picture) as started:
+            started.processes[victim].send_signal(number)
+            check_end(started, victim, number)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(end_by, (signal.SIGTERM, signal.SIGKILL)))
+
+
+def check_end(launched: Launched, victim: str, number: signal.Signals) -> None:
+    deadline = time.monotonic() + END_SECONDS
+    while (left := launched.left()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    server = launched.server
+    assert not left, f"after {number.name}:\n{server.log}"
+    assert launched.processes.keys() == PARTS.keys()
+    assert server.process.wait(1) == expected_status(victim, number)
+    assert KEY not in server.log
+    if victim != "launcher":
+        assert re.search(rf"^error: {victim} (ended|was killed)", server.log, re.MULTILINE)
+
+
+def expected_status(victim: str, number: signal.Signals) -> int:
+    if victim != "launcher":
+        return 1
+    return -number if number == signal.SIGKILL else 128 + number

@@ -1,0 +1,392 @@
+"""The container files: linted, checked against their schema, and run in the parts that run without Docker."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import qwen_edit.settings
+import yaml
+
+import shim.settings
+import standalone.settings
+from standalone.tritonserver import TritonServer
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = {"Dockerfile.triton": "model", "Dockerfile.shim": "shim"}
+BASES = {"Dockerfile.triton": r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", "Dockerfile.shim": r"python:3\.\d+-slim"}
+MODULES = {"shim": shim.settings, "model": qwen_edit.settings, "launcher": standalone.settings}
+SERVICES = {"shim": shim.settings, "triton": qwen_edit.settings}
+READERS = {"setting", "get", "raw", "text", "integer", "optional_integer", "optional_number", "choice"}
+READERS |= {"_integer", "_folder", "_port", "_choice"}
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
+WITHOUT_A_FIXED_DEFAULT = {
+    "ALLOWED_IMAGE_HOSTS",
+    "API_KEY",
+    "CONDITIONING_CACHE_MB",
+    "CORS_ORIGINS",
+    "DEFAULT_NEGATIVE_PROMPT",
+    "DEFAULT_STEPS",
+    "DEFAULT_TRUE_CFG_SCALE",
+    "DEVICE_MAP",
+    "MODEL_ID",
+    "MODEL_REPOSITORY",
+    "QWEN_MODEL_DIR",
+    "REFERENCE_AREA",
+    "TORCH_THREADS",
+}
+# The container has addresses, paths and a stop time of its own.
+# A container whose model does not load ends; the launcher stays to say why.
+FLAGS_OF_ITS_OWN = {"--model-repository", "--exit-timeout-secs", "--exit-on-error", "--backend-config"}
+
+
+def tool(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found:
+        return found
+    reason = f"{name} is not installed: pip install -c constraints.txt -e '.[test]'"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def output(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """(keyword, arguments) in order, continued lines joined, without comments and bodies of here-documents."""
+    text = (ROOT / dockerfile).read_text("utf-8")
+    text = re.sub(r"(<<'EOF'.*?)\n.*?\nEOF$", r"\1", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    return [(keyword, " ".join(arguments.split())) for keyword, arguments in lines]
+
+
+def arguments_of(dockerfile: str, keyword: str) -> list[str]:
+    return [arguments for word, arguments in instructions(dockerfile) if word == keyword]
+
+
+def setting_names(module: Any) -> set[str]:
+    """The variables that a settings module reads: upper-case literals among the first two arguments of its readers."""
+    names = set()
+    for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8"))):
+        if isinstance(node, ast.Call) and (getattr(node.func, "attr", "") or getattr(node.func, "id", "")) in READERS:
+            texts = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
+            names |= {text for text in texts if isinstance(text, str) and VARIABLE.fullmatch(text)}
+    return names - set(standalone.settings.LOG_LEVELS)
+
+
+def example() -> list[tuple[str, str]]:
+    """(name, value) of every setting in .env.example; prose has a space after the number sign."""
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    return [(match[1], match[2]) for line in lines if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))]
+
+
+def interpolate(text: str, environ: Mapping[str, str] = {}) -> str:
+    return INTERPOLATION.sub(lambda match: environ.get(match[1]) or match[2] or "", text)
+
+
+def seconds(duration: str) -> float:
+    units = {"h": 3600, "m": 60, "s": 1}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    loaded: dict[str, dict[str, Any]] = compose["services"]
+    return loaded
+
+
+@pytest.fixture
+def fake_triton(tmp_path: Path) -> Path:
+    """A tritonserver that shows its process id and flags, or that it knows the flag which newer ones have."""
+    path = tmp_path / "tritonserver"
+    path.write_text('#!/bin/sh\n[ "$1" = --help ] && echo --http-max-input-size || printf "%s\\n" "$$" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def serve(fake_triton: Path) -> Callable[..., list[str]]:
+    """Runs the Triton container's start script with an environment; returns the flags that tritonserver gets."""
+    dockerfile = (ROOT / "Dockerfile.triton").read_text("utf-8")
+    match = re.search(r"<<'EOF' /usr/local/bin/serve\n(.*?)^EOF$", dockerfile, re.DOTALL | re.MULTILINE)
+    assert match
+    script = fake_triton.with_name("serve")
+    script.write_text(match[1])
+    script.chmod(0o755)
+
+    def run(*flags: str, **environ: str) -> list[str]:
+        env = {"PATH": f"{fake_triton.parent}:{os.environ['PATH']}", **environ}
+        with subprocess.Popen([script, *flags], env=env, stdout=subprocess.PIPE, text=True) as process:
+            pid, *shown = process.communicate(timeout=30)[0].splitlines()
+            assert pid == str(process.pid), "the script is still there, and would keep signals from tritonserver"
+        return shown
+
+    return run
+
+
+@pytest.fixture
+def health_server() -> Iterator[Callable[[int], int]]:
+    """Starts HTTP servers that answer every request with one status; returns the port."""
+    servers = []
+
+    def start(status: int) -> int:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status if self.path == "/health" else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Answer)
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        servers.append(server)
+        return server.server_port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_hadolint_finds_nothing(dockerfile: str) -> None:
+    output([tool("hadolint"), "--no-color", dockerfile])
+
+
+def test_the_compose_file_follows_its_schema() -> None:
+    output([tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"])
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_the_base_image_is_pinned(dockerfile: str) -> None:
+    (base,) = arguments_of(dockerfile, "FROM")
+
+    assert re.fullmatch(BASES[dockerfile], base)
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_packages_are_those_of_the_extra_under_the_constraints(dockerfile: str) -> None:
+    (run,) = arguments_of(dockerfile, "RUN")
+    listing, install = (part.strip() for part in run.split("&&")[:2])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    command = listing.removesuffix("> requirements.txt").replace("python3", sys.executable, 1)
+
+    assert output(["sh", "-c", command]).splitlines() == project["optional-dependencies"][EXTRAS[dockerfile]]
+    assert install.startswith("python3 -m pip install ")
+    assert install.endswith(" -r requirements.txt -c constraints.txt")
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_the_container_does_not_run_as_root(dockerfile: str) -> None:
+    keywords = [keyword for keyword, _ in instructions(dockerfile)]
+    (user,) = arguments_of(dockerfile, "USER")
+
+    assert int(user) > 0
+    assert not {"RUN", "COPY"} & set(keywords[keywords.index("USER") :])
+
+
+def test_the_build_context_is_what_the_dockerfiles_copy() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}
+    copies = [copy for dockerfile in EXTRAS for copy in arguments_of(dockerfile, "COPY") if "<<" not in copy]
+    copied = {source for copy in copies for source in copy.split()[:-1]}
+
+    assert copied == allowed
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_the_container_starts_triton_with_the_launchers_flags(
+    serve: Callable[..., list[str]], fake_triton: Path
+) -> None:
+    settings = standalone.settings.Settings.from_environment({})
+    launched = TritonServer(fake_triton, backends=None, library_path=()).command(settings, "", "prefix")[1:]
+
+    def comparable(flags: list[str]) -> set[str]:
+        names = {flag: flag.split("=")[0] for flag in flags}
+        return {
+            flag
+            for flag, name in names.items()
+            if name not in FLAGS_OF_ITS_OWN and not name.endswith(("-address", "-port"))
+        }
+
+    assert comparable(serve()) == comparable(launched)
+    assert "--model-repository=/opt/qwen-image-edit/model_repository" in serve()
+
+
+@pytest.mark.parametrize(
+    ("environ", "flag"),
+    [
+        ({}, "--http-max-input-size=121634816"),
+        ({"MAX_BODY_BYTES": "1000"}, "--http-max-input-size=16778216"),
+        ({}, "--exit-timeout-secs=60"),
+        ({"DRAIN_SECONDS": "12.5"}, "--exit-timeout-secs=12"),
+        ({"DEVICE_MAP": "balanced"}, "--model-config-name=balanced"),
+        ({"DEVICE_MAP": "Balanced"}, "--model-config-name=balanced"),
+        ({"DEVICE_MAP": "cpu"}, "--model-config-name=cpu"),
+        ({"LOG_LEVEL": "debug"}, "--log-info=true"),
+        ({"LOG_LEVEL": "WARNING"}, "--log-info=false"),
+    ],
+    ids=str,
+)
+def test_the_environment_sets_tritons_flags(
+    serve: Callable[..., list[str]], environ: dict[str, str], flag: str
+) -> None:
+    assert flag in serve(**environ)
+
+
+@pytest.mark.parametrize("device_map", ["", "cuda"])
+def test_other_device_maps_use_the_default_configuration(serve: Callable[..., list[str]], device_map: str) -> None:
+    assert not [flag for flag in serve(DEVICE_MAP=device_map) if flag.startswith("--model-config-name")]
+
+
+def test_flags_given_to_the_container_reach_triton_last(serve: Callable[..., list[str]]) -> None:
+    assert serve("--log-verbose=1", "--metrics-interval-ms=500")[-2:] == [
+        "--log-verbose=1",
+        "--metrics-interval-ms=500",
+    ]
+
+
+@pytest.mark.parametrize("where", ["Dockerfile.shim", "docker-compose.yml"])
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (204, False), (404, False), (503, False)])
+def test_the_shim_is_healthy_only_if_health_answers_200(
+    where: str, status: int, healthy: bool, services: dict[str, Any], health_server: Callable[[int], int]
+) -> None:
+    port = str(health_server(status))
+    if where == "Dockerfile.shim":
+        (check,) = arguments_of(where, "HEALTHCHECK")
+        command = json.loads(check.split("CMD", 1)[1])
+    else:
+        kind, *command = services["shim"]["healthcheck"]["test"]
+        assert kind == "CMD"
+        command = [part.replace(":8000/", f":{port}/") for part in command]
+    env = {"PORT": port, "http_proxy": "http://127.0.0.1:9"}
+
+    done = subprocess.run([sys.executable, *command[1:]], env=env, capture_output=True, timeout=30, check=False)
+
+    assert (done.returncode == 0) == healthy
+
+
+def test_triton_is_healthy_only_if_the_model_is_ready(services: dict[str, Any]) -> None:
+    check = services["triton"]["healthcheck"]
+    kind, curl, flags, *rest = check["test"]
+
+    assert (kind, curl, rest[-1]) == ("CMD", "curl", "http://127.0.0.1:8000/v2/models/qwen_image_edit/ready")
+    assert flags.startswith("-")
+    assert "f" in flags
+    assert seconds(check["start_period"]) >= 600
+
+
+def test_the_shim_waits_for_the_model(services: dict[str, Any]) -> None:
+    assert services["shim"]["depends_on"] == {"triton": {"condition": "service_healthy"}}
+
+
+def test_only_the_shims_port_is_published_beyond_loopback(services: dict[str, Any]) -> None:
+    published = {name: [interpolate(port) for port in service["ports"]] for name, service in services.items()}
+
+    assert published == {
+        "triton": ["127.0.0.1:8010:8000", "127.0.0.1:8011:8001", "127.0.0.1:8012:8002"],
+        "shim": ["0.0.0.0:8000:8000"],
+    }
+    assert not any("network_mode" in service for service in services.values())
+
+
+def test_published_ports_are_the_launchers(services: dict[str, Any]) -> None:
+    ports = standalone.settings.Settings.from_environment({}).ports
+    published = [port for service in services.values() for port in service["ports"]]
+    by_name = {name: int(default) for port in published for name, default in INTERPOLATION.findall(port)[-1:]}
+
+    assert by_name == ports
+
+
+def test_the_shim_listens_where_its_port_is_mapped_and_calls_triton_by_name(services: dict[str, Any]) -> None:
+    environment = services["shim"]["environment"]
+    (port,) = services["shim"]["ports"]
+    tritons = {mapping.rsplit(":", 1)[1] for mapping in services["triton"]["ports"]}
+
+    assert environment["HOST"] == "0.0.0.0"
+    assert environment["PORT"] == port.rsplit(":", 1)[1]
+    assert re.fullmatch(rf"http://triton:({'|'.join(tritons)})", environment["TRITON_URL"])
+
+
+def test_the_checkpoint_is_mounted_read_only_where_the_model_looks(services: dict[str, Any]) -> None:
+    (volume,) = services["triton"]["volumes"]
+    environ = {"QWEN_MODEL_DIR": "/data/Qwen-Image-Edit-2511"}
+
+    assert volume["read_only"] is True
+    assert volume["bind"] == {"create_host_path": False}
+    assert interpolate(volume["source"], environ) == "/data/Qwen-Image-Edit-2511"
+    assert volume["source"].startswith("${QWEN_MODEL_DIR:?")
+    assert volume["target"] == services["triton"]["environment"]["QWEN_MODEL_DIR"]
+    assert Path(interpolate(volume["target"], environ)).name == "Qwen-Image-Edit-2511"
+
+
+def test_triton_gets_the_gpus_and_shared_memory(services: dict[str, Any]) -> None:
+    (device,) = services["triton"]["deploy"]["resources"]["reservations"]["devices"]
+
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert services["triton"]["shm_size"] == "2gb"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_gets_more_time_to_stop_than_it_takes_to_drain(service: str, services: dict[str, Any]) -> None:
+    drain = shim.settings.Settings.from_environment({}).drain_seconds
+
+    assert seconds(services[service]["stop_grace_period"]) > drain + 10
+
+
+@pytest.mark.parametrize(("service", "module"), SERVICES.items(), ids=SERVICES)
+def test_a_service_gets_every_setting_that_it_reads(service: str, module: Any, services: dict[str, Any]) -> None:
+    start_script = (ROOT / "Dockerfile.triton").read_text("utf-8") if service == "triton" else ""
+    read = setting_names(module) | set(re.findall(r"\$\{([A-Z_]+):-", start_script))
+
+    assert set(services[service]["environment"]) == read
+
+
+@pytest.mark.parametrize(("module", "known"), [("shim", "API_KEY"), ("model", "MAX_JOBS"), ("launcher", "PORT")])
+def test_setting_names_are_found_in_the_code(module: str, known: str) -> None:
+    assert known in setting_names(MODULES[module])
+
+
+def test_the_example_environment_lists_exactly_the_settings_that_are_read() -> None:
+    compose_file = (ROOT / "docker-compose.yml").read_text("utf-8")
+    read = set[str]().union(*map(setting_names, MODULES.values()))
+    interpolated = {name for name, _ in INTERPOLATION.findall(compose_file)}
+
+    assert sorted(name for name, _ in example()) == sorted(read | interpolated)
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_the_example_environment_shows_the_defaults(module: Any) -> None:
+    assert module.Settings.from_environment(dict(example())) == module.Settings.from_environment({})
+
+
+def test_the_example_environment_leaves_out_only_defaults_that_are_empty_or_depend_on_something_else() -> None:
+    assert {name for name, value in example() if not value} == WITHOUT_A_FIXED_DEFAULT
+
+
+def test_the_example_environment_shows_what_the_compose_file_falls_back_to() -> None:
+    compose_file = (ROOT / "docker-compose.yml").read_text("utf-8")
+    shown = dict(example())
+
+    assert {name: default for name, default in INTERPOLATION.findall(compose_file) if default}.items() <= shown.items()
