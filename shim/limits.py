@@ -7,10 +7,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.errors import PayloadTooLarge
 
+HEADER_BYTES = 2**16  # of a request's head
+MIN_BODY_RATE = 2**16  # bytes a second, once BODY_TIMEOUT_SECONDS have passed
 MAX_BATCH_IMAGES = 16  # files named `images`
 MAX_FILES = 64  # file parts of any name
 MAX_FIELDS = 256  # text parts
 MAX_TEXT_PART_BYTES = 2**20
+MAX_TEXTS_BYTES = 2**22  # of all text parts but addresses: they are kept in memory
 MAX_URL_CHARS = 20 * 2**20  # of one address, data: URLs included; OpenAI's own limit
 SPOOL_BYTES = 2**20  # of one file in memory, the rest is on disk
 MAX_FETCHED_BYTES = 50 * 10**6  # of one picture that is fetched; OpenAI's limit for uploaded ones
