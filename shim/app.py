@@ -19,6 +19,7 @@ from starlette.routing import Route
 from shim.auth import authorize
 from shim.context import InternalErrors, RequestContext, State, answer_error
 from shim.cors import cors
+from shim.deadline import BodyDeadline
 from shim.drain import Drain
 from shim.edits import edit_images
 from shim.errors import ShimError
@@ -60,6 +61,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         Middleware(RequestContext, metrics=metrics),
         *cors(settings.cors_origins),
         Middleware(InternalErrors),
+        Middleware(BodyDeadline, seconds=settings.body_timeout_seconds),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
     ]
 
