@@ -79,7 +79,7 @@ class TritonPythonModel:
                     for name in TENSORS
                     if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
                 }
-                edit = parse(tensors, self._limits, self._defaults, request_id=request.request_id(), now=time.time())
+                edit = parse(tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.time())
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
             except BadRequest as error:
@@ -194,6 +194,14 @@ class TritonMetrics:
         )
         self._families.append(family)
         return family
+
+
+def _request_id(request: Any) -> str:
+    """Empty where it is not UTF-8, which Triton's HTTP front end lets through."""
+    try:
+        return str(request.request_id())
+    except UnicodeDecodeError:
+        return ""
 
 
 def _instances(args: dict[str, str]) -> int:

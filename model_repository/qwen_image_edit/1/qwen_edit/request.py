@@ -205,7 +205,7 @@ def _latents(values: Mapping[str, Array], start_step: int) -> npt.NDArray[np.flo
     if not np.isfinite(latents).all():
         raise BadRequest("latents", "NaN or infinite values: send the latents of the stopped run unchanged")
     if latents.size and np.abs(latents).max() > MAX_LATENT:
-        raise BadRequest("latents", f"values beyond ±{MAX_LATENT:g}: send the latents of the stopped run unchanged")
+        raise BadRequest("latents", f"values over {MAX_LATENT:g}: send the latents of the stopped run unchanged")
     return latents.astype(np.float32, copy=True)
 
 
