@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -47,6 +48,17 @@ def infer(server: Server, tensors: list[Tensor], request_id: bytes = b"") -> req
 
 def test_a_request_id_that_is_no_text_does_not_matter(stack: Server, photo: Photo) -> None:
     assert infer(stack, edit(photo("cat")), request_id=b"\xff\xfe").status_code == 200
+
+
+def test_refusals_of_every_thread_beside_edits_do_not_end_triton(stack: Server, photo: Photo) -> None:
+    """The model refuses on three threads; without a lock around Triton's objects a few hundred answers were enough."""
+    refused_at_once = edit(photo("cat"), size=("size", "INT32", [1, 2], struct.pack("<2i", 1, 1)))
+    refused_when_decoded = edit(b"GIF89a")
+    kinds = [(edit(photo("cat")), 200), (refused_at_once, 400), (refused_when_decoded, 400)] * 400
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda kind: infer(stack, kind[0]).status_code, kinds))
+    assert statuses == [status for _, status in kinds]
 
 
 @pytest.mark.parametrize(

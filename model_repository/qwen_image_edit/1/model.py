@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,10 @@ ERROR_CODES = {
 # An instance whose execute() has returned looks idle to Triton, whatever its engine holds. Beside others, it returns
 # this many seconds later, so that what arrives at the same moment goes to them.
 SPREAD_SECONDS = 0.005
+
+# Answers, metrics and questions travel to Triton through shared memory. Where several threads send at once, 24.10
+# corrupts it and aborts (boost::interprocess::lock_exception), with all edits of all instances.
+ONE_AT_A_TIME = threading.RLock()
 
 
 class TritonPythonModel:
@@ -95,11 +100,27 @@ class TritonPythonModel:
         self._engine.close()
 
 
+class Exclusive:
+    """One of Triton's objects, called by one thread at a time."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._wrapped, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            with ONE_AT_A_TIME:
+                return method(*args, **options)
+
+        return call
+
+
 class TritonReply:
     """One request's answer, sent once."""
 
     def __init__(self, request: Any) -> None:
-        self._sender = request.get_response_sender()
+        self._sender = Exclusive(request.get_response_sender())
 
     def outcome(self, outcome: Outcome) -> None:
         request = outcome.request
@@ -182,11 +203,11 @@ class TritonMetrics:
         self._heartbeat.set(unix_seconds)
 
     def _one(self, name: str, description: str, kind: str, **options: Any) -> Any:
-        return self._family(name, description, kind).Metric(labels={"instance": self._instance}, **options)
+        return Exclusive(self._family(name, description, kind).Metric(labels={"instance": self._instance}, **options))
 
     def _each(self, name: str, description: str, kind: str, label: str, values: tuple[str, ...]) -> dict[str, Any]:
         family = self._family(name, description, kind)
-        return {value: family.Metric(labels={"instance": self._instance, label: value}) for value in values}
+        return {value: Exclusive(family.Metric(labels={"instance": self._instance, label: value})) for value in values}
 
     def _family(self, name: str, description: str, kind: str) -> Any:
         family = pb_utils.MetricFamily(
