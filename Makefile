@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check clean
+.PHONY: help serve test faults check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ serve: $(VENV)/.serve  ## install what is needed, start Triton and the shim, pri
 test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny checkpoint
 	$(VENV)/bin/python tests/clients/tools.py
 	$(VENV)/bin/python -m pytest
+
+faults: $(VENV)/.test  ## the fault tests at full length
+	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s
 
 check: $(VENV)/.test  ## ruff and mypy
 	$(VENV)/bin/ruff check .

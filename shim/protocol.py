@@ -22,6 +22,7 @@ from shim.limits import HEADER_BYTES
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
 LINGER_SECONDS = 10.0  # for the rest of a body that is not wanted; closing at once would destroy the answer on its way
+READ_BYTES = 2**16  # at once: others wait while a body of very many pieces is taken apart
 STALL_SECONDS = 60.0  # for a reader to take the 256 KiB that an answer is written in
 
 
@@ -32,6 +33,7 @@ class BoundedProtocol(H11Protocol):
         self._writing = Timer(self.loop, self._abort)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
         self._reading.start(HEAD_SECONDS)
 

@@ -1,0 +1,177 @@
+"""Thousands of generated bad inputs: each is refused in words and in time, and nobody else notices.
+
+    make faults                                             # 21 600 inputs, about ten minutes
+    FAULTS=full pytest tests/faults/test_hostile_input.py -s
+
+The same inputs come in every run: hypothesis draws them from SEED.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from faults.bad_http import bad_http
+from faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
+from faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
+from faults.calls import SECONDS, Answer, Call, close_connections
+from faults.watchers import Bystander, SlowClients, Usage, usage
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from servers import Server, serve
+
+pytestmark = pytest.mark.faults
+
+SEED = 20261125
+FULL = os.environ.get("FAULTS") == "full"
+INPUTS = 21_600 if FULL else 320
+CLIENTS = 6  # that send bad inputs at the same time
+WARM_UP = 0.1  # of the inputs come before memory is first measured
+GROWTH = 1.05  # of resident memory from then to the end
+BODY_TIMEOUT_SECONDS = 2
+HEAD_SECONDS = 20  # shim.protocol's
+
+KINDS: dict[str, st.SearchStrategy[Call]] = {
+    "pictures": bad_pictures_in_a_form(),
+    "fields": bad_fields(),
+    "forms": bad_forms(),
+    "json": bad_json(),
+    "http": bad_http(),
+    "tensors over http": bad_tensors_over_http(),
+    "tensors over grpc": bad_tensors_over_grpc(),
+    "json to triton": bad_infer_json(),
+}
+
+
+class Storm:
+    """Sends what it is given, by several clients at once, and counts the answers."""
+
+    def __init__(self, server: Server) -> None:
+        self.problems: list[str] = []
+        self.statuses: dict[str, Counter[int | str]] = defaultdict(Counter)
+        self.slowest: dict[str, float] = defaultdict(float)
+        self._server = server
+        self._pool = ThreadPoolExecutor(CLIENTS)
+        self._places = threading.Semaphore(2 * CLIENTS)
+        self._lock = threading.Lock()
+        self._leaving = threading.Barrier(CLIENTS)
+
+    def send(self, call: Call) -> None:
+        """Returns when it may be sent soon, not when it is answered."""
+        self._places.acquire()
+        self._pool.submit(self._send, call)
+
+    def __enter__(self) -> Storm:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for _ in range(CLIENTS):
+            self._pool.submit(self._leave)
+        self._pool.shutdown()
+        self.check()
+
+    def check(self) -> None:
+        assert not self.problems, f"{len(self.problems)} problems:\n" + "\n".join(self.problems[:20])
+        assert self._server.process.poll() is None, f"the server has ended:\n{self._server.log[-3000:]}"
+
+    def _leave(self) -> None:
+        self._leaving.wait()  # so that every thread leaves once
+        close_connections()
+
+    def _send(self, call: Call) -> None:
+        try:
+            answer = call.send(self._server)
+            problem = call.problem(answer)
+            if answer.seconds > SECONDS:
+                problem = f"answered after {answer.seconds:.1f} s"
+            self._count(call, answer, problem)
+        except Exception as error:
+            self._count(call, Answer("failed", b"", 0.0), repr(error))
+        finally:
+            self._places.release()
+
+    def _count(self, call: Call, answer: Answer, problem: str | None) -> None:
+        with self._lock:
+            self.statuses[call.kind][answer.status] += 1
+            self.slowest[call.kind] = max(self.slowest[call.kind], answer.seconds)
+            if problem:
+                self.problems.append(f"{problem}\n  of {call.shown()}")
+
+    def table(self) -> str:
+        rows = [
+            f"{kind:16} {sum(counted.values()):6}  slowest {self.slowest[kind]:5.2f} s  "
+            + ", ".join(f"{status}: {count}" for status, count in counted.most_common())
+            for kind, counted in self.statuses.items()
+        ]
+        return "\n".join(rows)
+
+
+@pytest.fixture(scope="module")
+def server(sensitive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Limits so low that what is over them is quickly sent, and a cache that is soon full."""
+    with serve(
+        sensitive("plus"),
+        DEFAULT_STEPS="2",
+        REFERENCE_AREA="4096",
+        MAX_SIDE="128",
+        MAX_STEPS="8",
+        MAX_INPUT_PIXELS="5000000",
+        MAX_BODY_BYTES=str(8 * 2**20),
+        MAX_OUTPUTS_PER_REQUEST="4",
+        CONDITIONING_CACHE_MB="4",
+        BODY_TIMEOUT_SECONDS=str(BODY_TIMEOUT_SECONDS),
+        TMPDIR=str(tmp_path_factory.mktemp("spool")),
+    ) as server:
+        yield server
+
+
+def rain(storm: Storm, inputs: int, number: int) -> None:
+    """So many inputs of every kind in turn; `number` sets these inputs apart from those of another call."""
+    for kind, calls in KINDS.items():
+        share = inputs // len(KINDS)
+
+        @seed(SEED + number)
+        @settings(
+            max_examples=share, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
+        )
+        @given(calls)
+        def pour(call: Call) -> None:
+            storm.send(call)
+
+        pour()
+        print(f"{kind}: {share} sent", flush=True)
+
+
+def growth(before: dict[str, Usage], after: dict[str, Usage]) -> str:
+    return "\n".join(
+        f"{name:16} {before[name].memory / 2**20:.1f} MiB → {after[name].memory / 2**20:.1f} MiB, "
+        f"{before[name].files} → {after[name].files} files, {before[name].threads} → {after[name].threads} threads"
+        for name in before
+    )
+
+
+def test_no_bad_input_does_harm(
+    server: Server, photo: Callable[[str], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = SlowClients(server, HEAD_SECONDS + 5, BODY_TIMEOUT_SECONDS + 5)
+    with Bystander(server, photo("coffee")) as bystander, slow, Storm(server) as storm:
+        rain(storm, round(INPUTS * WARM_UP), 0)
+        before = usage(server)
+        rain(storm, round(INPUTS * (1 - WARM_UP)), 1)
+        after = usage(server)
+    with capsys.disabled():
+        print(f"\n{storm.table()}\n{growth(before, after)}")
+        print(f"bystander: {len(bystander.seconds)} edits, slowest {max(bystander.seconds):.2f} s")
+        print(f"slow clients ended: {slow.ended}")
+    assert not bystander.problems, bystander.problems
+    assert not slow.problems, slow.problems
+    assert "Traceback" not in server.log
+    for name, grown in after.items():
+        assert grown.files <= before[name].files + 8, growth(before, after)
+        assert grown.threads <= before[name].threads + 8, growth(before, after)
+        assert not FULL or grown.memory <= GROWTH * before[name].memory, growth(before, after)
