@@ -23,7 +23,7 @@ SHIM_STATUSES = (200, 400, 404, 405, 408, 413)
 TRITON_STATUSES = (200, 400, 404)
 GRPC_CODES = ("OK", "INVALID_ARGUMENT", "NOT_FOUND")
 # Triton's JSON parser calls its own refusals internal errors; they are none of the model's.
-TRITONS_PARSER = re.compile(r"failed to parse the request JSON buffer|Unable to parse|attempt to access|Unexpected")
+TRITONS_PARSER = re.compile(r"failed to parse the request JSON buffer|Unable to parse|attempt to (access|get)")
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 LENGTH = re.compile(rb"(?im)^content-length: (\d+)")
 CONTINUE = re.compile(rb"^HTTP/1\.1 100 [^\r]*\r\n\r\n")
