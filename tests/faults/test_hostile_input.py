@@ -131,7 +131,7 @@ def server(sensitive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 
 def rain(storm: Storm, inputs: int, number: int) -> None:
     """So many inputs of every kind in turn; `number` sets these inputs apart from those of another call."""
-    for kind, calls in KINDS.items():
+    for calls in KINDS.values():
         share = inputs // len(KINDS)
 
         @seed(SEED + number)
