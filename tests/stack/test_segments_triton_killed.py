@@ -80,5 +80,6 @@ def test_an_edit_outlives_its_triton(stack: Server, triton: Mortal, photo: Photo
         assert response.json()["data"] == expected
         after = shim.metric(COUNTER)
         assert STEPS - SEGMENT_STEPS < before + after <= STEPS + SEGMENT_STEPS
-        assert after <= STEPS - before // SEGMENT_STEPS * SEGMENT_STEPS
+        # The answer that tells of the last step counted may have died on its way.
+        assert after <= STEPS - (before - 1) // SEGMENT_STEPS * SEGMENT_STEPS
         assert "Triton broke off after step" in shim.log
