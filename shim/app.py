@@ -24,9 +24,11 @@ from shim.edits import edit_images
 from shim.errors import ShimError
 from shim.health import health, ready
 from shim.limits import BodyLimit
+from shim.linger import Linger
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.readiness import Readiness
+from shim.refusals import Refusals
 from shim.settings import Settings
 from shim.triton import Triton
 
@@ -57,6 +59,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outside in."""
     return [
+        Middleware(Linger),
         Middleware(RequestContext, metrics=metrics),
         *cors(settings.cors_origins),
         Middleware(InternalErrors),
@@ -69,12 +72,13 @@ def _lifespan(
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        triton = Triton(settings.triton_url)
+        triton = Triton(settings.triton_url, settings.asked_health_url)
         try:
             yield {
                 "settings": settings,
                 "triton": triton,
                 "readiness": Readiness(triton.is_ready),
+                "refusals": Refusals(),
                 "encoders": CapacityLimiter(os.cpu_count() or 1),
                 "metrics": metrics,
                 "drain": drain,

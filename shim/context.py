@@ -19,6 +19,7 @@ from shim.form import dialect_of_headers
 from shim.log import logger, one_line
 from shim.metrics import Metrics
 from shim.readiness import Readiness
+from shim.refusals import Refusals
 from shim.settings import Settings
 from shim.triton import Triton
 
@@ -29,6 +30,7 @@ class State(TypedDict):
     settings: Settings
     triton: Triton
     readiness: Readiness
+    refusals: Refusals
     encoders: CapacityLimiter
     metrics: Metrics
     drain: Drain

@@ -16,6 +16,7 @@ SPOOL_BYTES = 2**20  # of one file in memory, the rest is on disk
 MAX_FETCHED_BYTES = 50 * 10**6  # of one picture that is fetched; OpenAI's limit for uploaded ones
 MAX_REDIRECTS = 3
 FETCH_SECONDS = 20.0  # for one picture, redirects included
+LINGER_SECONDS = 5.0  # for the rest of a body whose request was answered before
 MAX_PROMPT_CHARS = 32_000
 MIN_SIDE = 64  # pixels
 MAX_ASPECT = 8  # longer side over shorter side of an input picture

@@ -35,12 +35,17 @@ PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL)
-REFUSALS = ("queue_full", "draining")  # of new edits
+RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
+GATEWAY_STATUSES = (502, 503)  # without a word of the model's: nobody took the call
 TENSOR = re.compile(r"(\w+): *(.*)", re.DOTALL)
 
 
 class Interrupted(Exception):
     """The machinery broke off: no connection, no answer in time, or one that is not the model's."""
+
+
+class Unreached(Interrupted):
+    """The model has not got the segment: nobody listens, a balancer has no server, or it takes no new edits."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,9 @@ class Segment:
 class Triton:
     """Open it inside the running event loop, close it there."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, health_url: str) -> None:
         self._model_url = f"{url}/v2/models/{MODEL}"
+        self._health_url = health_url
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -100,8 +106,9 @@ class Triton:
         await self._health_session.close()
 
     async def is_ready(self) -> bool:
+        """What the supervisor, or a balancer in front of several, says: Triton calls a dead worker's model ready."""
         try:
-            async with self._health_session.get(f"{self._model_url}/ready") as response:
+            async with self._health_session.get(self._health_url) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
@@ -113,6 +120,8 @@ class Triton:
         try:
             async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
                 content = await response.read()
+        except aiohttp.ClientConnectorError as error:
+            raise Unreached(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Interrupted(f"{type(error).__name__}: {error}") from error
         if response.status != 200:
@@ -235,7 +244,10 @@ def _error(status: int, content: bytes, job: Job) -> ShimError | Interrupted:
     text = content.decode("utf-8", "replace")
     message = _error_message(text)
     known = model_error(message, job.edit.fields) if message else None
-    return known or Interrupted(f"status {status}: {one_line((message or text)[:FAULT_CHARS])}")
+    if known:
+        return known
+    fault = Unreached if status in GATEWAY_STATUSES else Interrupted
+    return fault(f"status {status}: {one_line((message or text)[:FAULT_CHARS])}")
 
 
 def _error_message(text: str) -> str | None:
@@ -246,7 +258,7 @@ def _error_message(text: str) -> str | None:
         return None
 
 
-def model_error(message: str, fields: Mapping[str, str]) -> ShimError | None:
+def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreached | None:
     """The model's error word, which a prefix of Triton's may precede, as one of our exceptions; None without a word.
 
     `fields` names the client's field for each tensor.
@@ -255,8 +267,12 @@ def model_error(message: str, fields: Mapping[str, str]) -> ShimError | None:
     if not match:
         return None
     word, text = match[1], match[2].strip()[:MESSAGE_CHARS]
-    if word in REFUSALS:
-        return QueueFull("The server has all the work that it can hold; try again later")
+    if word == "draining":
+        return Unreached("Triton is draining")
+    if word == "queue_full":
+        retry = RETRY.search(text)
+        headers = {"retry-after": retry[1]} if retry else None
+        return QueueFull("The server has all the work that it can hold; try again later", headers=headers)
     if word != "invalid":
         return GenerationError(f"Image generation failed: {text}")
     tensor = TENSOR.fullmatch(text)

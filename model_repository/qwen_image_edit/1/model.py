@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class TritonPythonModel:
             loaded = load(checkpoint, settings, device)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self._drain_file = Path(settings.drain_file) if settings.drain_file else None
         self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
         self._limits = settings.limits
         self._defaults = loaded.defaults
@@ -71,6 +73,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         """Hands every request to the engine, which answers through its response sender when the edit is done."""
+        if self._drain_file is not None and self._drain_file.exists():
+            self._engine.drain()
         for request in requests:
             reply = TritonReply(request)
             try:
