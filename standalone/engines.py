@@ -84,7 +84,7 @@ class EngineWatch:
         if self._state.jobs and now - self._moved_at > limit:
             return f"its engine has {self._state.jobs} edits and made no step for {now - self._moved_at:.0f} s"
         if now - self._state.heartbeat > limit:
-            return f"its engine has had no heartbeat for {now - self._state.heartbeat:.0f} s"
+            return f"its engine has no heartbeat for {now - self._state.heartbeat:.0f} s"
         return None
 
     def late(self, now: float) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-STABLE_SECONDS = 5.0  # a server that served so long is started again at once
+STABLE_SECONDS = 1.0  # a server that served so long can load, and is started again at once
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
 

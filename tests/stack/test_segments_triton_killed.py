@@ -10,8 +10,7 @@ import psutil
 import pytest
 import requests
 from servers import Server, answers_200, serve
-
-from standalone.observer import workers
+from stacks import tritonserver, worker
 
 Photo = Callable[[str], bytes]
 STEPS = 100
@@ -24,17 +23,6 @@ EDIT = {"prompt": "make the sky green", "size": "384x384", "seed": "3", "num_inf
 def mortal(sensitive: Callable[[str], Path]) -> Iterator[Server]:
     with serve(sensitive("plus"), DEFAULT_STEPS="2", REFERENCE_AREA="4096") as server:
         yield server
-
-
-def tritonserver(server: Server) -> psutil.Process:
-    children = psutil.Process(server.process.pid).children()
-    (found,) = [child for child in children if child.cmdline() and child.cmdline()[0].endswith("/tritonserver")]
-    return found
-
-
-def worker(server: Server) -> psutil.Process:
-    (found,) = workers(tritonserver(server).pid)
-    return found
 
 
 def edit(shim: Server, photo: bytes) -> requests.Response:
