@@ -50,6 +50,26 @@ def stack(sensitive: Callable[[str], Path]) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A 2511 checkpoint that makes NaN of the poisoned word, on a server that holds one job at a time."""
+    from poison import poison
+
+    from standalone.checkpoint import write_checkpoint
+
+    folder = write_checkpoint(tmp_path_factory.mktemp("crowded") / "plus-2511", "plus-2511")
+    poison(folder)
+    with serve(folder, DEFAULT_STEPS="2", REFERENCE_AREA="4096", MAX_JOBS="1") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def poisoned_word() -> str:
+    from poison import POISONED_WORD
+
+    return POISONED_WORD
+
+
+@pytest.fixture(scope="session")
 def photo() -> Callable[[str], bytes]:
     """The JPEG bytes of a photograph by name: astronaut, cat, coffee, rocket."""
 

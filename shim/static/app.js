@@ -44,6 +44,7 @@ async function paintMask() {
 }
 
 async function start() {
+  await pictures.settled;
   if (running || !isComplete(pictures)) return;
   const edit = readEdit(pictures);
   running = new AbortController();

@@ -114,8 +114,8 @@ export class MaskEditor {
 
   #press(place) {
     const erase = find("input[name=tool]:checked").value === "erase";
-    this.#line = { kind: "line", erase, brush: this.#brush, points: [place] };
     this.#moveTo(place);
+    this.#line = { kind: "line", erase, brush: this.#brush, points: [place] };
     draw(this.#context, this.#line);
   }
 

@@ -13,6 +13,7 @@
 export class Pictures extends EventTarget {
   /** @type {Picture[]} */
   #list = [];
+  #adding = Promise.resolve();
 
   get all() {
     return [...this.#list];
@@ -26,15 +27,23 @@ export class Pictures extends EventTarget {
     return this.#list[0];
   }
 
-  async add(files) {
-    const read = await Promise.all([...files].map(readPicture));
-    for (const picture of read) this.#list.push({ ...picture, name: this.#freeName(picture.file.name) });
-    this.#changed();
+  /** Resolves when all pictures are read that were added so far. */
+  get settled() {
+    return this.#adding;
   }
 
-  async replace(file) {
+  /** In the order of the calls, however long a picture takes to be read. */
+  add(files) {
+    this.#adding = Promise.all([this.#adding, ...[...files].map(readPicture)]).then(([, ...read]) => {
+      for (const picture of read) this.#list.push({ ...picture, name: this.#freeName(picture.file.name) });
+      this.#changed();
+    });
+    return this.#adding;
+  }
+
+  replace(file) {
     this.#list = [];
-    await this.add([file]);
+    return this.add([file]);
   }
 
   remove(picture) {

@@ -34,10 +34,13 @@ function drawLine(context, { erase, brush, points }) {
   context.lineCap = "round";
   context.lineJoin = "round";
   context.lineWidth = Math.max(1, brush * Math.min(width, height));
-  context.beginPath();
   const [first, ...rest] = points.map(([x, y]) => [x * width, y * height]);
+  context.beginPath();
+  context.arc(...first, context.lineWidth / 2, 0, 2 * Math.PI); // a line without a length would not be drawn
+  context.fill();
+  context.beginPath();
   context.moveTo(...first);
-  for (const point of rest.length ? rest : [first]) context.lineTo(...point);
+  for (const point of rest) context.lineTo(...point);
   context.stroke();
   context.restore();
 }
