@@ -2,7 +2,7 @@
 
 import { find, show } from "./dom.js";
 
-const SAME_SHAPE = 0.05; // by so much the ratios of two pictures may differ that are laid exactly over each other
+const SAME_SHAPE = 0.05; // by so much the ratios of two pictures may differ that are laid over each other
 
 export function showAfter(frame, url, alt) {
   const image = find(".after", frame);
@@ -16,13 +16,14 @@ export function shapeFrame(frame, width, height) {
   frame.style.setProperty("--ratio", width / height);
 }
 
-export function compareWith(frame, picture, width, height, label) {
+/** `stretched`: the result has the picture's own shape, as far as the model could make it. */
+export function compareWith(frame, picture, { width, height, stretched, label }) {
   const before = find(".before", frame);
   const slider = find("input", frame);
   before.src = picture.url;
   before.alt = `${picture.name}, before the edit`;
   const ratio = picture.width / picture.height / (width / height);
-  before.classList.toggle("whole", Math.abs(ratio - 1) > SAME_SHAPE);
+  before.classList.toggle("whole", !stretched && Math.abs(ratio - 1) > SAME_SHAPE);
   for (const part of [before, slider, find(".divider", frame), find(".tag-before", frame), find(".tag-after", frame)]) {
     show(part);
   }

@@ -47,7 +47,10 @@ export class Results {
     place.ariaLabel = `Result ${this.#nameOf(index)}`;
     shapeFrame(frame, width, height);
     showAfter(frame, url, `${source.name} after “${this.#edit.fields.prompt}”`);
-    if (source.width) compareWith(frame, source, width, height, `Before and after, ${this.#nameOf(index)}`);
+    if (source.width) {
+      const stretched = this.#edit.fields.size === "auto";
+      compareWith(frame, source, { width, height, stretched, label: `Before and after, ${this.#nameOf(index)}` });
+    }
     find(".facts", place).textContent = `${width} × ${height} · seed ${seed}`;
     this.#offer(place, url, blob, fileName(source.name, index, blob));
     return seed;

@@ -45,7 +45,7 @@ class Playground:
         page.on("dialog", lambda dialog: playground.problems.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: playground._note_request(request.url))
         await page.goto(url)
-        await page.wait_for_load_state("networkidle")
+        await page.wait_for_selector("#model:not([hidden]), #key-section:not([hidden])")  # it knows its server
         return playground
 
     def _note_message(self, message: ConsoleMessage) -> None:
