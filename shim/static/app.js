@@ -16,7 +16,7 @@ const pictures = new Pictures();
 const progress = new Progress();
 const results = new Results(reuse);
 const mask = new MaskEditor();
-let limits = null;
+let limits = null; // as far as the server tells
 let running = null; // the AbortController of the edit under way
 
 function render() {
@@ -53,7 +53,7 @@ async function start() {
     await follow(edit, running.signal);
     sayDone(edit, progress.seconds);
   } catch (error) {
-    fail(error);
+    fail(error, running.signal.aborted);
   } finally {
     running = null;
     showRunning(false);
@@ -74,7 +74,7 @@ async function follow(edit, signal) {
   let seed = edit.fields.seed;
   for await (const news of run(edit, signal)) {
     progress.show(news);
-    if (news.kind === "partial") results.showPartial(news.index, news.blob);
+    if (news.kind === "partial") results.showPartial(news);
     if (news.kind === "output") {
       const made = results.showOutput(news);
       if (news.index === 0) seed = made;
@@ -83,12 +83,13 @@ async function follow(edit, signal) {
   showCommand(edit, seed);
 }
 
-function fail(error) {
+function fail(error, cancelled) {
   results.dropUnfinished();
-  show(find("#empty"), !find("#results").children.length);
-  if (error.name === "AbortError") return say("The edit was cancelled.");
+  if (cancelled) {
+    show(find("#empty"), !find("#results").children.length);
+    return say("The edit was cancelled.");
+  }
   if (!(error instanceof Failure)) throw error;
-  show(find("#empty"), false);
   showFailure(error);
   if (error.code === "UNAUTHORIZED") askForKey();
 }

@@ -16,7 +16,7 @@ export function shapeFrame(frame, width, height) {
   frame.style.setProperty("--ratio", width / height);
 }
 
-/** `stretched`: the result has the picture's own shape, as far as the model could make it. */
+/** `stretched`: the result has the picture's shape as far as the model can make it, however much its sides differ. */
 export function compareWith(frame, picture, { width, height, stretched, label }) {
   const before = find(".before", frame);
   const slider = find("input", frame);

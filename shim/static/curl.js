@@ -11,7 +11,7 @@ export function curlOf(edit, address, seed, withKey) {
   return [`curl -sS ${quoted(address)}`, ...options].join(" \\\n  ");
 }
 
-/** -F has meanings for a leading @, < or quote and for a semicolon; --form-string takes every text as it is. */
+// -F has meanings for a leading @, < or quote and for a semicolon; --form-string takes every text as it is.
 function fieldOption(name, value) {
   const option = /^[\p{L}\p{N}][^;]*$/u.test(value) ? "-F" : "--form-string";
   return `${option} ${quoted(`${name}=${value}`)}`;

@@ -14,12 +14,21 @@ const SEEDS = 2n ** 63n;
  * @property {Blob | null} mask
  * @property {Record<string, string>} fields  only those that are set
  * @property {number} variants
+ *
+ * @typedef {{kind: "sent"}
+ *   | {kind: "step", done: number, steps: number}
+ *   | {kind: "partial", index: number, blob: Blob, size: string}
+ *   | {kind: "output", index: number, blob: Blob, size: string, seed: number}} News
  */
 
 export const outputsOf = (edit) => edit.variants * (edit.part === "images" ? edit.pictures.length : 1);
 
 /** The picture that the output was made of. */
 export const sourceOf = (edit, index) => edit.pictures[edit.part === "images" ? Math.floor(index / edit.variants) : 0];
+
+/** Whether the outputs have the shape of their source, as far as the model can make it. */
+export const keepsShape = (edit) =>
+  edit.fields.size === "auto" && (edit.part === "images" || edit.pictures.length === 1 || Boolean(edit.mask));
 
 /** The seed in full: JSON has rounded a large one. */
 export function seedOf(edit, index, reported) {
@@ -28,8 +37,8 @@ export function seedOf(edit, index, reported) {
 }
 
 /**
- * Yields {kind: "sent"}, then {kind: "step", done, steps}, {kind: "partial", index, blob} and
- * {kind: "output", index, blob, size, seed} as they come. Throws a Failure, or the signal's AbortError.
+ * Throws a Failure, or the signal's AbortError.
+ * @returns {AsyncGenerator<News>}
  */
 export async function* run(edit, signal) {
   const response = await send(edit, signal);
@@ -73,7 +82,7 @@ function newsOf({ event, data, comment }) {
     case "error":
       throw failureOf(told);
     case "image_edit.partial_image":
-      return { kind: "partial", index: told.index ?? 0, blob: pictureOf(told) };
+      return { kind: "partial", index: told.index ?? 0, blob: pictureOf(told), size: told.size };
     case "image_edit.completed":
       return { kind: "output", index: told.index, blob: pictureOf(told), size: told.size, seed: told.seed };
     default:

@@ -2,7 +2,7 @@
 
 import { compareWith, shapeFrame, showAfter } from "./compare.js";
 import { copyOf, find, show } from "./dom.js";
-import { outputsOf, seedOf, sourceOf } from "./edit.js";
+import { keepsShape, outputsOf, seedOf, sourceOf } from "./edit.js";
 
 export class Results {
   #list = find("#results");
@@ -28,18 +28,20 @@ export class Results {
     this.#urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
   }
 
-  showPartial(index, blob) {
+  showPartial({ index, blob, size }) {
     const place = this.#list.children[index];
+    const frame = find(".compare", place);
     place.classList.replace("waiting", "unfinished");
     find(".facts", place).textContent = "Taking shape …";
-    showAfter(find(".compare", place), this.#urlOf(blob), `Unfinished picture ${this.#nameOf(index)}`);
+    shapeFrame(frame, ...sidesOf(size));
+    showAfter(frame, this.#urlOf(blob), `Unfinished picture ${this.#nameOf(index)}`);
   }
 
   /** @returns {string} its seed */
   showOutput({ index, blob, size, seed: reported }) {
     const place = this.#list.children[index];
     const frame = find(".compare", place);
-    const [width, height] = size.split("x").map(Number);
+    const [width, height] = sidesOf(size);
     const seed = seedOf(this.#edit, index, reported);
     const source = sourceOf(this.#edit, index);
     const url = this.#urlOf(blob);
@@ -48,8 +50,8 @@ export class Results {
     shapeFrame(frame, width, height);
     showAfter(frame, url, `${source.name} after “${this.#edit.fields.prompt}”`);
     if (source.width) {
-      const stretched = this.#edit.fields.size === "auto";
-      compareWith(frame, source, { width, height, stretched, label: `Before and after, ${this.#nameOf(index)}` });
+      const label = `Before and after, ${this.#nameOf(index)}`;
+      compareWith(frame, source, { width, height, stretched: keepsShape(this.#edit), label });
     }
     find(".facts", place).textContent = `${width} × ${height} · seed ${seed}`;
     this.#offer(place, url, blob, fileName(source.name, index, blob));
@@ -66,8 +68,7 @@ export class Results {
     place.classList.add("waiting");
     find(".facts", place).textContent = "Waiting …";
     place.ariaLabel = `Result ${this.#nameOf(index)}, in the making`;
-    const { width, height } = expectedSize(this.#edit, index);
-    shapeFrame(find(".compare", place), width, height);
+    shapeFrame(find(".compare", place), ...expectedSides(this.#edit, index));
     return place;
   }
 
@@ -91,12 +92,14 @@ export class Results {
   }
 }
 
-function expectedSize(edit, index) {
-  const [width, height] = edit.fields.size.split("x").map(Number);
-  if (height) return { width, height };
-  const source = sourceOf(edit, index);
-  return source.width ? source : { width: 1, height: 1 };
+/** Until the server tells; with several references it takes the shape of one that only the model knows. */
+function expectedSides(edit, index) {
+  if (edit.fields.size !== "auto") return sidesOf(edit.fields.size);
+  const { width, height } = sourceOf(edit, index);
+  return width ? [width, height] : [1, 1];
 }
+
+const sidesOf = (size) => size.split("x").map(Number);
 
 function fileName(source, index, blob) {
   const stem = source.replace(/\.[^.]+$/, "");

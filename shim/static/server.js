@@ -25,7 +25,18 @@ export function ask(path, options = {}) {
 
 const asBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
-/** {needsKey, references, steps, variants} or null where the description cannot be read. */
+/**
+ * @typedef {object} Limits
+ * @property {boolean} needsKey
+ * @property {number} references  pictures of one edit
+ * @property {number} steps
+ * @property {number} variants
+ */
+
+/**
+ * From the server's description; null where that cannot be read.
+ * @returns {Promise<Limits | null>}
+ */
 export async function readLimits() {
   try {
     const description = await (await ask("openapi.json")).json();
@@ -34,7 +45,6 @@ export async function readLimits() {
     return {
       needsKey: !operation.security.some((scheme) => Object.keys(scheme).length === 0),
       references: fields["image[]"].maxItems,
-      pictures: fields.images.maxItems,
       steps: fields.num_inference_steps.maximum,
       variants: fields.n.maximum,
     };
