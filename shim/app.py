@@ -27,6 +27,7 @@ from shim.limits import BodyLimit
 from shim.linger import Linger
 from shim.metrics import Metrics
 from shim.openapi import describe
+from shim.page import page_routes
 from shim.readiness import Readiness
 from shim.refusals import Refusals
 from shim.settings import Settings
@@ -41,6 +42,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     metrics = Metrics(lambda: drain.edits)
     app = Starlette(
         routes=[
+            *page_routes(),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", serve_metrics),
