@@ -33,6 +33,7 @@ MESSAGE_CHARS = 500  # of a model's error that a client sees
 FAULT_CHARS = 200  # of a fault's text that the log keeps
 PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
 
+EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit together
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL)
 RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
@@ -116,7 +117,7 @@ class Triton:
     async def run(self, segment: Segment, request_id: str) -> Answer:
         """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted."""
         body = await run_in_threadpool(Body, segment, request_id)
-        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length)}
+        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: request_id}
         try:
             async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
                 content = await response.read()

@@ -218,6 +218,7 @@ def announce(settings: Settings, seconds: float) -> None:
     print(
         f"""
 Ready after {seconds:.0f} s.
+  page     {url}/
   edits    {url}/v1/images/edits
   health   {url}/health  {url}/ready  {url}/metrics
   Triton   {settings.triton_url}  gRPC {url_host(settings.triton_address)}:{settings.triton_grpc_port}  \
