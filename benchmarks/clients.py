@@ -21,6 +21,7 @@ from servers import PROJECT
 PHOTOS = {name: (PROJECT / "tests" / "data" / f"{name}.jpg").read_bytes() for name in ("cat", "coffee", "rocket")}
 MOST_DIFFERING = 0.001  # of a picture's values, by one grey level: the rounding of batches
 CLIENT_SECONDS = 300.0
+NOT_ADMITTED = (429, 503)  # with Retry-After: nothing was begun
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -70,8 +71,9 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"{self.sent} sent, {self.statuses[200]} answered, {self.statuses[429]} refused, {self.left} left by their "
-            f"clients, {len(self.lost)} lost, {self.wrong} wrong"
+            f"{self.sent} sent, {self.statuses[200]} answered, {self.statuses[429]} refused with 429, "
+            f"{self.statuses[503]} turned away with 503, {self.left} left by their clients, {len(self.lost)} lost, "
+            f"{self.wrong} wrong"
         )
 
 
@@ -179,6 +181,6 @@ class Clients:
             tally.seconds.append(time.monotonic() - started)
             tally.wrong += edit in self.expected and not same(found, self.expected[edit])
             return 0.0
-        if status != 429:
+        if status not in NOT_ADMITTED:
             tally.lost.append(f"{status}: {str(answer)[:200]}")
         return 1.0

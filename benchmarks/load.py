@@ -76,7 +76,7 @@ async def kills(checkpoint: Path, arguments: argparse.Namespace) -> None:
         await running
         await until(lambda: server.metric("qwen_edit_jobs") == 0, 30)
         print(
-            f"{arguments.clients} clients, {arguments.worker_kills} workers and {arguments.server_kills} servers end\n"
+            f"{arguments.clients} clients, {arguments.worker_kills} workers, {arguments.server_kills} servers killed:\n"
             f"{clients.tally}\n"
             f"/ready was 503 after {max(noticed):.1f} s at most, 200 again after {statistics.median(recovered):.1f} s "
             f"(median), {max(recovered):.1f} s (worst); the first start took {load_seconds:.1f} s\n"

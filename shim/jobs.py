@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class EditRun:
             metrics=state["metrics"],
             plan=plan,
             timeout_seconds=settings.request_timeout_seconds,
-            request_id=state["request_id"],
+            edit_id=f"{state['request_id']}-{secrets.token_hex(4)}",  # a client may give all its requests one id
             admission=Admission(),
         )
         slots = asyncio.Semaphore(settings.max_jobs_per_request)

@@ -6,10 +6,13 @@ waiting edits with their photographs would be gigabytes. Here the pictures go fr
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import re
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +30,7 @@ from shim.request import Job
 MODEL = "qwen_image_edit"
 CONNECT_SECONDS = 5.0
 READY_SECONDS = 2.0
+DROP_SECONDS = 5.0
 CONNECTIONS = 1024  # to Triton, all requests together
 CHUNK_BYTES = 2**18
 MESSAGE_CHARS = 500  # of a model's error that a client sees
@@ -99,10 +103,13 @@ class Triton:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # else Triton would gzip the pixels
         )
+        self._calls = itertools.count()
+        self._dropping: set[asyncio.Task[None]] = set()
         # Of its own, so that the edits in flight never keep the question waiting.
         self._health_session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_SECONDS))
 
     async def close(self) -> None:
+        await asyncio.gather(*self._dropping)
         await self._session.close()
         await self._health_session.close()
 
@@ -114,13 +121,18 @@ class Triton:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def run(self, segment: Segment, request_id: str) -> Answer:
-        """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted."""
-        body = await run_in_threadpool(Body, segment, request_id)
-        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: request_id}
+    async def run(self, segment: Segment, edit_id: str) -> Answer:
+        """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.
+
+        `edit_id` must be no other edit's. Where the call is cancelled, the model is told to drop it.
+        """
+        call_id = f"{edit_id}.{next(self._calls)}"
+        body = await run_in_threadpool(Body, list(_tensors(segment)), call_id)
         try:
-            async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
-                content = await response.read()
+            response, content = await self._post(body, edit_id)
+        except asyncio.CancelledError:
+            self._drop(call_id, edit_id)
+            raise
         except aiohttp.ClientConnectorError as error:
             raise Unreached(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -128,6 +140,23 @@ class Triton:
         if response.status != 200:
             raise _error(response.status, content, segment.job)
         return await run_in_threadpool(_answer, content, response.headers, segment)
+
+    async def _post(self, body: Body, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: edit_id}
+        async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
+            return response, await response.read()
+
+    def _drop(self, call_id: str, edit_id: str) -> None:
+        """Tells the model, which does not see that a plain HTTP call was given up; its place is free then."""
+        dropping = asyncio.create_task(self._send_drop(call_id, edit_id))
+        self._dropping.add(dropping)
+        dropping.add_done_callback(self._dropping.discard)
+
+    async def _send_drop(self, call_id: str, edit_id: str) -> None:
+        body = Body([_bytes("cancel", call_id.encode())], "")
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(DROP_SECONDS):
+                await self._post(body, edit_id)
 
 
 @dataclass(frozen=True)
@@ -141,8 +170,7 @@ class Tensor:
 class Body:
     """An inference request of the KServe protocol's binary extension. Blocks where it is made."""
 
-    def __init__(self, segment: Segment, request_id: str) -> None:
-        tensors = list(_tensors(segment))
+    def __init__(self, tensors: Sequence[Tensor], request_id: str) -> None:
         sizes = [sum(map(_length, tensor.pieces)) for tensor in tensors]
         described = [
             {

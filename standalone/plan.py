@@ -23,7 +23,7 @@ class Plan:
     command: tuple[str, ...]
     environment: dict[str, str]
     shm_prefix: str
-    drain_file: Path  # while it exists, the engines refuse new edits
+    control_dir: Path  # through which supervisor and engines talk
     access: Access
 
 
@@ -37,20 +37,21 @@ def plan(
     environ: Mapping[str, str] = os.environ,
     flags: Sequence[str] = (),
 ) -> list[Plan]:
-    """`folder` is for what supervisor and engines tell each other; `flags` reach tritonserver last."""
+    """`folder` is empty, and for what supervisor and engines tell each other; `flags` reach tritonserver last."""
     devices = _devices(settings, environ)
     access = Access(secrets.token_hex(16))
     plans = []
     for number, device in enumerate(devices):
         own = settings.of_server(number)
         name = "tritonserver" if len(devices) == 1 else f"tritonserver-{number + 1}"
-        prefix, drain_file = f"{shm_prefix}{number}_", folder / f"drain-{number}"
+        prefix, control_dir = f"{shm_prefix}{number}_", folder / str(number)
+        control_dir.mkdir()
         env = triton.environment(environ, own, model_dir)
-        env["DRAIN_FILE"] = str(drain_file)
+        env["CONTROL_DIR"] = str(control_dir)
         if device is not None:
             env["CUDA_VISIBLE_DEVICES"] = device
         command = triton.command(own, config_name(own, cuda.device_count()), prefix, access)
-        plans.append(Plan(name, own, (*command, *flags), env, prefix, drain_file, access))
+        plans.append(Plan(name, own, (*command, *flags), env, prefix, control_dir, access))
     return plans
 
 

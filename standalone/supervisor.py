@@ -35,6 +35,7 @@ from standalone.settings import Settings
 log = logging.getLogger("image_edit_server")
 
 POLL_SECONDS = 0.2
+DRAINING = "draining"  # the file in the control folder while whose presence engines refuse new edits
 DRAINED_SECONDS = 2.0  # so long without an edit, and a draining server is ended
 TRITON_STOP_SECONDS = 3.0
 _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -64,7 +65,6 @@ class Supervisor:
         self._health = HealthServer(plan.settings.triton_address, plan.settings.supervisor_port, self.problem)
 
     def start(self) -> None:
-        self.plan.drain_file.unlink(missing_ok=True)
         self._group = Group(self.plan.name, self.plan.command, self.plan.environment)
         self._reaper.remember(self._group.pgid)
         self.phase = Phase.LOADING
@@ -99,7 +99,7 @@ class Supervisor:
             self.stop()
             return
         self.phase = Phase.DRAINING
-        self.plan.drain_file.touch()
+        (self.plan.control_dir / DRAINING).touch()
         now = self._busy_at = time.monotonic()
         self._drain_until = now + self.plan.settings.drain_seconds
         log.info("%s: draining for at most %.0f s", self.plan.name, self.plan.settings.drain_seconds)

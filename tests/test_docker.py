@@ -31,7 +31,7 @@ MODULES = {"shim": shim.settings, "model": qwen_edit.settings, "launcher": stand
 SERVICES = {"shim": [shim.settings], "triton": [qwen_edit.settings, standalone.settings]}
 # What the supervisor sets itself, and what only the launcher reads.
 NOT_IN_THE_CONTAINER = {
-    "DRAIN_FILE", "MODEL_REPOSITORY", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
+    "CONTROL_DIR", "MODEL_REPOSITORY", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
     "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
 }  # fmt: skip
 READERS = {"setting", "get", "raw", "text", "integer", "optional_integer", "optional_number", "choice"}
@@ -47,7 +47,7 @@ WITHOUT_A_FIXED_DEFAULT = {
     "DEFAULT_STEPS",
     "DEFAULT_TRUE_CFG_SCALE",
     "DEVICE_MAP",
-    "DRAIN_FILE",
+    "CONTROL_DIR",
     "HEALTH_URL",
     "MODEL_ID",
     "MODEL_REPOSITORY",

@@ -111,7 +111,7 @@ class Run:
             metrics=self.metrics,
             plan=plan,
             timeout_seconds=timeout_seconds,
-            request_id="r",
+            edit_id="r",
             admission=self.admission,
         )
 

@@ -15,7 +15,18 @@ from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.form import Part, read_form
 from shim.request import parse_edit
 from shim.settings import Settings
-from shim.triton import PREVIEW_SIDE, Answer, Body, Interrupted, Segment, Unreached, _answer, _error, model_error
+from shim.triton import (
+    PREVIEW_SIDE,
+    Answer,
+    Body,
+    Interrupted,
+    Segment,
+    Unreached,
+    _answer,
+    _error,
+    _tensors,
+    model_error,
+)
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
 
@@ -89,7 +100,7 @@ def segment_of(parts: list[Part]) -> Segment:
 
 async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
     """Inputs as they travel: datatype, shape and bytes by name."""
-    made = Body(segment, "request-0")
+    made = Body(list(_tensors(segment)), "request-0")
     body, header_length = b"".join([bytes(chunk) async for chunk in made.chunks()]), len(made.header)
     assert len(body) == made.length
     header: dict[str, Any] = json.loads(body[:header_length])
