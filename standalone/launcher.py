@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from types import FrameType
 from standalone import balancer, cuda, tritonserver
 from standalone.errors import LaunchError
 from standalone.plan import Plan, plan
+from standalone.ports import Wanted, ports_of, refuse_taken_ports
 from standalone.processes import PROJECT, Group, Reaper, ending, python_path, remove_shared_memory
 from standalone.settings import Settings, url_host
 from standalone.supervisor import POLL_SECONDS, TRITON_STOP_SECONDS, Phase, Supervisor, configure_logging
@@ -68,7 +68,7 @@ class Launcher:
             plans = plan(
                 self.settings, triton, model_dir=model_dir, shm_prefix=self.shm_prefix, folder=Path(folder)
             )  # fmt: skip
-            refuse_taken_ports(self.settings, plans)
+            refuse_taken_ports(self._ports(plans))
             self._reaper = Reaper(self.shm_prefix)
             try:
                 self._start_tritons(plans)
@@ -78,6 +78,11 @@ class Launcher:
                 return self._watch()
             finally:
                 self._stop()
+
+    def _ports(self, plans: list[Plan]) -> list[Wanted]:
+        settings = self.settings
+        balancer = [Wanted("BALANCER_PORT", "HOST", "127.0.0.1", settings.balancer_port)] if len(plans) > 1 else []
+        return [Wanted("PORT", "HOST", settings.host, settings.port), *ports_of(plans), *balancer]
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
@@ -159,37 +164,6 @@ class Launcher:
             supervisor.stop(TRITON_STOP_SECONDS if self.signal is not None else FAILED_STOP_SECONDS)
         remove_shared_memory(self.shm_prefix)
         self._reaper.close()
-
-
-def refuse_taken_ports(settings: Settings, plans: list[Plan]) -> None:
-    wanted = [("PORT", settings.host, settings.port)]
-    wanted += [
-        (name, settings.triton_address, port) for plan in plans for name, port in plan.settings.server_ports.items()
-    ]
-    if len(plans) > 1:
-        wanted.append(("BALANCER_PORT", "127.0.0.1", settings.balancer_port))
-    by_port: dict[int, str] = {}
-    for name, host, port in wanted:
-        if port in by_port:
-            raise LaunchError(f"{name}={port} is the same port as {by_port[port]}: set one of them to another port")
-        by_port[port] = name
-        refuse_taken_port(name, host, port)
-
-
-def refuse_taken_port(name: str, host: str, port: int) -> None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError:
-        variable = "HOST" if name == "PORT" else "TRITON_ADDRESS"
-        raise LaunchError(f"{variable}={host!r} is not an address of this machine") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise LaunchError(
-                f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set {name}"
-            ) from None
 
 
 def demo_checkpoint() -> str:

@@ -28,6 +28,7 @@ from standalone.errors import LaunchError
 from standalone.healthz import HealthServer
 from standalone.observer import Observer
 from standalone.plan import Plan, plan
+from standalone.ports import ports_of, refuse_taken_ports
 from standalone.processes import Group, Reaper, ending, remove_shared_memory
 from standalone.restarts import Restarts
 from standalone.settings import Settings
@@ -214,6 +215,7 @@ def supervise(settings: Settings, flags: Sequence[str]) -> None:
             settings, tritonserver.find(), model_dir=settings.model_dir, shm_prefix=shm_prefix, folder=folder,
             flags=flags,
         )  # fmt: skip
+        refuse_taken_ports(ports_of(plans))
         supervisors = [Supervisor(each, reaper) for each in plans]
         for supervisor in supervisors:
             resources.callback(supervisor.stop)
