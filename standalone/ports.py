@@ -50,6 +50,5 @@ def _refuse_taken(wanted: Wanted) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            raise LaunchError(
-                f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set {wanted.name}"
-            ) from None
+            reason = f"port {port} on {host} cannot be used ({error.strerror})"
+            raise LaunchError(f"{reason}: stop what listens there, or set {wanted.name}") from None
