@@ -10,11 +10,12 @@ import uvicorn
 
 from shim.app import create_app
 from shim.drain import Drain
+from shim.limits import HEADER_BYTES
 from shim.log import configure_logging
+from shim.protocol import BoundedProtocol
 from shim.settings import Settings, SettingsError
 
 KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
-HEADER_BYTES = 2**16
 CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over
 
 
@@ -47,7 +48,7 @@ def main() -> int:
         create_app(settings, drain),
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         log_config=None,
         access_log=False,

@@ -19,12 +19,12 @@ from starlette.routing import Route
 from shim.auth import authorize
 from shim.context import InternalErrors, RequestContext, State, answer_error
 from shim.cors import cors
+from shim.deadline import BodyDeadline
 from shim.drain import Drain
 from shim.edits import edit_images
 from shim.errors import ShimError
 from shim.health import health, ready
 from shim.limits import BodyLimit
-from shim.linger import Linger
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.page import page_routes
@@ -61,10 +61,10 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outside in."""
     return [
-        Middleware(Linger),
         Middleware(RequestContext, metrics=metrics),
         *cors(settings.cors_origins),
         Middleware(InternalErrors),
+        Middleware(BodyDeadline, seconds=settings.body_timeout_seconds),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
     ]
 

@@ -33,7 +33,8 @@ async def edit_images(request: Request[State]) -> Response:
         parts = await resources.enter_async_context(open_form(request))
         edit = parse_edit(read_form(parts, state["dialect"]), state["settings"])
         await fetch_all([picture.upload for picture in edit.pictures], state["settings"].allowed_image_hosts)
-        await anyio.to_thread.run_sync(_check_pictures, edit, state["settings"].max_input_pixels)
+        limiter = state["encoders"]  # the texts of one PNG may unpack to 64 MB
+        await anyio.to_thread.run_sync(_check_pictures, edit, state["settings"].max_input_pixels, limiter=limiter)
         if not await state["readiness"].is_ready():
             raise ModelNotReady("Model is not ready yet")
         logger.info(

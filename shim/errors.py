@@ -5,6 +5,7 @@ ShimError
 ├── Unauthorized
 ├── NotFound
 ├── MethodNotAllowed
+├── BodyTimeout          the body came too slowly
 ├── PayloadTooLarge
 ├── QueueFull            the engine refused a new edit
 ├── ModelNotReady        Triton is away, loading, or broke off
@@ -47,6 +48,9 @@ class NotFound(ShimError): ...
 class MethodNotAllowed(ShimError): ...
 
 
+class BodyTimeout(ShimError): ...
+
+
 class PayloadTooLarge(ShimError): ...
 
 
@@ -87,6 +91,7 @@ ANSWERS: dict[type[ShimError], Answer] = {
     ),
     NotFound: Answer(404, "NOT_FOUND", "not_found_error"),
     MethodNotAllowed: Answer(405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
+    BodyTimeout: Answer(408, "BODY_TIMEOUT", "invalid_request_error", {"x-should-retry": "false"}),
     PayloadTooLarge: Answer(413, "PAYLOAD_TOO_LARGE", "invalid_request_error"),
     QueueFull: Answer(429, "QUEUE_FULL", "rate_limit_error", {"retry-after": "5"}),
     ClientGone: Answer(499, "CLIENT_GONE", "invalid_request_error"),

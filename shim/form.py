@@ -17,7 +17,7 @@ from starlette.requests import Request
 from shim.errors import Dialect, InvalidInput
 from shim.fields import Fields
 from shim.json_body import open_json
-from shim.limits import MAX_FIELDS, MAX_FILES, MAX_TEXT_PART_BYTES, MAX_URL_CHARS
+from shim.limits import MAX_FIELDS, MAX_FILES, MAX_TEXT_PART_BYTES, MAX_TEXTS_BYTES, MAX_URL_CHARS
 from shim.uploads import Part, linked
 
 BATCH = "images"
@@ -69,10 +69,19 @@ class Parser(MultiPartParser):
     """
 
     complete = False
+    _text_bytes = 0
 
     def on_headers_finished(self) -> None:
         super().on_headers_finished()
         self.max_part_size = MAX_URL_CHARS if self._current_part.field_name in URLS else MAX_TEXT_PART_BYTES
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        part = self._current_part
+        if part.file is None and part.field_name not in URLS:
+            self._text_bytes += end - start
+            if self._text_bytes > MAX_TEXTS_BYTES:
+                raise MultiPartException(f"The text parts have more than {MAX_TEXTS_BYTES} bytes together")
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         self.complete = True

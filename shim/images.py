@@ -11,6 +11,7 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from shim.errors import InvalidInput
+from shim.header import Header, TooLong
 from shim.limits import MAX_ASPECT
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -49,7 +50,9 @@ class Picture:
         try:
             with self._lock:
                 self.upload.file.seek(0)
-                return Image.open(self.upload.file, formats=FORMATS).size
+                return Image.open(Header(self.upload.file), formats=FORMATS).size  # type: ignore[arg-type]
+        except TooLong:
+            self._refuse("has a header that goes on and on")
         except Exception:  # a damaged header makes Pillow's readers raise almost anything
             self._refuse("must be a PNG, JPEG, WebP, GIF, BMP or TIFF picture, and its bytes are none of these")
 

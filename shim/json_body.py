@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from shim.errors import InvalidInput
 from shim.fields import refuse
-from shim.limits import MAX_TEXT_PART_BYTES, MAX_URL_CHARS
+from shim.limits import MAX_FILES, MAX_TEXT_PART_BYTES, MAX_URL_CHARS
 from shim.long_strings import LongStrings
 from shim.uploads import Part, linked, spooled
 
@@ -54,6 +54,8 @@ def read_json(body: BinaryIO, opened: ExitStack) -> list[Part]:
         _refuse(IMAGES, images, f"a list; each element is {SOURCE}")
     if not images:
         raise InvalidInput(f"{IMAGES} is required: a list; each element is {SOURCE}", param=IMAGES)
+    if len(images) > MAX_FILES:
+        raise InvalidInput(f"{IMAGES} takes at most {MAX_FILES} pictures, got {len(images)}", param=IMAGES)
     sources = [(IMAGES, "image[]", source) for source in images]
     if "mask" in given:
         sources.append(("mask", "mask", given["mask"]))

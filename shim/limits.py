@@ -7,16 +7,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.errors import PayloadTooLarge
 
+HEADER_BYTES = 2**16  # of a request's head
+MIN_BODY_RATE = 2**16  # bytes a second, once BODY_TIMEOUT_SECONDS have passed
 MAX_BATCH_IMAGES = 16  # files named `images`
 MAX_FILES = 64  # file parts of any name
 MAX_FIELDS = 256  # text parts
 MAX_TEXT_PART_BYTES = 2**20
+MAX_TEXTS_BYTES = 2**22  # of all text parts but addresses: they are kept in memory
 MAX_URL_CHARS = 20 * 2**20  # of one address, data: URLs included; OpenAI's own limit
 SPOOL_BYTES = 2**20  # of one file in memory, the rest is on disk
 MAX_FETCHED_BYTES = 50 * 10**6  # of one picture that is fetched; OpenAI's limit for uploaded ones
 MAX_REDIRECTS = 3
 FETCH_SECONDS = 20.0  # for one picture, redirects included
-LINGER_SECONDS = 5.0  # for the rest of a body whose request was answered before
 MAX_PROMPT_CHARS = 32_000
 MIN_SIDE = 64  # pixels
 MAX_ASPECT = 8  # longer side over shorter side of an input picture

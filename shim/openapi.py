@@ -8,6 +8,7 @@ from typing import Any
 from shim import __version__
 from shim.errors import (
     ANSWERS,
+    BodyTimeout,
     GenerationError,
     GenerationTimeout,
     InternalError,
@@ -27,7 +28,7 @@ Schema = dict[str, Any]
 DEPLOYMENT = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Any."}
 REQUEST_ID = {"description": "The caller's own, if well formed, else a new one.", "schema": {"type": "string"}}
 EDIT_ERRORS = (
-    *(InvalidInput, Unauthorized, PayloadTooLarge, QueueFull, GenerationError, InternalError),
+    *(InvalidInput, Unauthorized, BodyTimeout, PayloadTooLarge, QueueFull, GenerationError, InternalError),
     *(ModelNotReady, GenerationTimeout),
 )
 ABOUT_EDITS = """\

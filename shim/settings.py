@@ -108,6 +108,7 @@ class Settings:
     max_jobs_per_request: int = setting("MAX_JOBS_PER_REQUEST", integer(1, 160), 4)
     segment_steps: int = setting("SEGMENT_STEPS", integer(0, 1000), 10)  # 0: an edit is one piece
     request_timeout_seconds: float = setting("REQUEST_TIMEOUT_SECONDS", number(1, 86_400), 290.0)
+    body_timeout_seconds: float = setting("BODY_TIMEOUT_SECONDS", number(1, 86_400), 60.0)
     drain_seconds: float = setting("DRAIN_SECONDS", number(0, 86_400), 60.0)
     allowed_image_hosts: tuple[str, ...] = setting("ALLOWED_IMAGE_HOSTS", hosts, ())
     cors_origins: tuple[str, ...] = setting("CORS_ORIGINS", origins, ())

@@ -87,6 +87,7 @@ LATENTS = [[0.5] * 64] * 16
         ({"start_step": [2], "latents": LATENTS}, "invalid: seed: a continued run"),
         ({"latents": LATENTS}, "invalid: latents: latents without start_step"),
         ({"start_step": [2], "latents": [[float("nan")]], "seed": [1]}, "invalid: latents: NaN"),
+        ({"start_step": [2], "latents": [[-2e4]], "seed": [1]}, "invalid: latents: values over 10000"),
         ({"stop_step": [0]}, "invalid: stop_step: 0: more than start_step"),
         ({"start_step": [3], "stop_step": [3], "latents": LATENTS, "seed": [1]}, "invalid: stop_step: 3"),
         ({"stop_step": [-2]}, "invalid: stop_step: -2"),

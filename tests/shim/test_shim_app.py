@@ -217,6 +217,13 @@ def test_too_many_parts_are_400(client: TestClient, png: bytes) -> None:
     assert "Too many files" in response.json()["message"]
 
 
+def test_texts_that_are_together_too_large_are_400(client: TestClient, png: bytes) -> None:
+    fields = {f"f{index}": "x" * 2**20 for index in range(5)}
+    response = client.post(EDITS, data={**PROMPT, **fields}, files={"images": png})
+    assert classic_error(response) == (400, "INVALID_INPUT")
+    assert "4194304 bytes together" in response.text
+
+
 def test_a_node_buffer_gets_its_hint_although_it_is_too_many_parts(client: TestClient) -> None:
     fields = {**PROMPT, **{f"image[{index}]": "137" for index in range(300)}}
     response = client.post(EDITS, data=fields, files={"x": b""}, headers=SDK)

@@ -14,6 +14,7 @@ TABLE = [
     (errors.Unauthorized, 401, "UNAUTHORIZED", "authentication_error"),
     (errors.NotFound, 404, "NOT_FOUND", "not_found_error"),
     (errors.MethodNotAllowed, 405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
+    (errors.BodyTimeout, 408, "BODY_TIMEOUT", "invalid_request_error"),
     (errors.PayloadTooLarge, 413, "PAYLOAD_TOO_LARGE", "invalid_request_error"),
     (errors.QueueFull, 429, "QUEUE_FULL", "rate_limit_error"),
     (errors.GenerationError, 500, "GENERATION_ERROR", "server_error"),

@@ -177,3 +177,8 @@ def test_any_object_is_an_edit_or_a_refusal_that_can_be_sent(opened: ExitStack, 
         parse(opened, **fields)
     except InvalidInput as error:
         error.message.encode()
+
+
+def test_a_list_of_very_many_pictures_is_refused_unread(opened: ExitStack) -> None:
+    with pytest.raises(InvalidInput, match="images takes at most 64 pictures, got 65"):
+        parse(opened, images=[IMAGE] * 65)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +138,22 @@ def test_a_body_that_grows_too_large_while_it_streams_is_413(strict: Server, cal
     chunks = (chunk for chunk in [head, *[b"y" * 2**18] * 17])
     response = requests.post(f"{strict.url}/v1/images/edits", data=chunks, headers=headers, timeout=60)
     assert response.status_code == 413
+
+
+def test_a_body_that_stops_coming_is_a_body_timeout_408_and_may_not_be_retried(stack: Server, caller: Caller) -> None:
+    head = ["POST /v1/images/edits HTTP/1.1", "host: x", "content-type: multipart/form-data; boundary=x"]
+    head += [f"{name}: {value}" for name, value in caller.headers.items()]
+    request = "\r\n".join([*head, "content-length: 100", "", "--x\r\n"])
+    with (
+        serve_shim(f"http://{stack.triton_http}", BODY_TIMEOUT_SECONDS="1") as shim,
+        socket.create_connection(("127.0.0.1", shim.port), timeout=10) as stalled,
+    ):
+        stalled.sendall(request.encode())
+        answer = http.client.HTTPResponse(stalled)
+        answer.begin()
+        body = json.loads(answer.read())
+    assert (answer.status, answer.headers["x-should-retry"]) == (408, "false")
+    assert (body if caller.dialect == "classic" else body["error"])["message"].startswith("The request body came too s")
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class TritonPythonModel:
                     self._cancellations.add(unwanted)
                     reply.nothing()
                     continue
-                edit = parse(tensors, self._limits, self._defaults, request_id=request.request_id(), now=time.time())
+                edit = parse(tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.time())
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
             except BadRequest as error:
@@ -111,7 +111,7 @@ class TritonReply:
     """One request's answer, sent once."""
 
     def __init__(self, request: Any, cancellations: Cancellations) -> None:
-        self._id = request.request_id()
+        self._id = _request_id(request)
         self._sender = request.get_response_sender()
         self._cancellations = cancellations
 
@@ -211,6 +211,14 @@ class TritonMetrics:
         )
         self._families.append(family)
         return family
+
+
+def _request_id(request: Any) -> str:
+    """Empty where it is not UTF-8, which Triton's HTTP front end lets through."""
+    try:
+        return str(request.request_id())
+    except UnicodeDecodeError:
+        return ""
 
 
 def _instances(args: dict[str, str]) -> int:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from qwen_edit.bombs import CountedReads, TooLaborious, check_segments, check_work
 from qwen_edit.errors import BadRequest
 from qwen_edit.request import MAX_ASPECT
 
 # Formats whose decoders are worth exposing to strangers.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+DEEP_VALUES = 2**20  # values of a deep grey picture that are scaled at a time
 
 
 def decode(data: bytes, tensor: str, max_pixels: int) -> Image.Image:
@@ -26,12 +36,16 @@ def open_checked(data: bytes, tensor: str, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            check_segments(data)
+            picture = Image.open(CountedReads(data), formats=FORMATS)
             check_size(picture.size, tensor, max_pixels)
+            check_work(picture, data, max_pixels)
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return upright(picture)
     except BadRequest:
         raise
+    except TooLaborious as bomb:
+        raise BadRequest(tensor, f"{len(data)} bytes, not a picture that is decoded here: {bomb}") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         what = "not a known kind of picture" if isinstance(error, UnidentifiedImageError) else "a damaged picture"
         raise BadRequest(tensor, f"{len(data)} bytes, {what}: PNG, JPEG, WebP, GIF, BMP or TIFF is allowed") from None
@@ -43,6 +57,15 @@ def check_size(size: tuple[int, int], tensor: str, max_pixels: int) -> None:
         raise BadRequest(tensor, f"{width}x{height} is {width * height} pixels: at most {max_pixels} are allowed")
     if min(size) < 1 or max(size) > MAX_ASPECT * min(size):
         raise BadRequest(tensor, f"{width}x{height}: aspect ratios from 1:{MAX_ASPECT} to {MAX_ASPECT}:1 are allowed")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """As its EXIF orientation says; an EXIF block that cannot be read says nothing."""
+    try:
+        method = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        method = None
+    return picture if method is None else picture.transpose(method)
 
 
 def flattened(picture: Image.Image) -> Image.Image:
@@ -57,7 +80,11 @@ def flattened(picture: Image.Image) -> Image.Image:
 
 def _from_deep_grey(picture: Image.Image) -> Image.Image:
     """16-bit and 32-bit grey: Pillow's own conversion clips at 255 instead of scaling."""
-    values = np.asarray(picture, dtype=np.float64)
-    top = 65535.0 if values.max(initial=0) > 255 else 255.0
-    grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
-    return Image.fromarray(grey, "L").convert("RGB")
+    values = np.asarray(picture)
+    scale = 255.0 / (65535.0 if values.max(initial=0) > 255 else 255.0)
+    grey = np.empty(values.shape, np.uint8)
+    rows = max(1, DEEP_VALUES // max(1, picture.width))
+    for start in range(0, picture.height, rows):
+        scaled = np.nan_to_num(values[start : start + rows] * scale)
+        grey[start : start + rows] = scaled.clip(0, 255).round()
+    return Image.fromarray(grey).convert("RGB")

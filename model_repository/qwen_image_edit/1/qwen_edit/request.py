@@ -23,6 +23,7 @@ MAX_TRUE_CFG_SCALE = 20.0
 MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
 MAX_PREVIEW_SIDE = 1024  # pixels
 MAX_AGE_SECONDS = 3600.0  # an `arrival` further back counts as this old
+MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
 MAX_REQUEST_ID = 128  # characters that a log line carries
 MAX_CANCELLED_ID = 256  # bytes
 
@@ -215,6 +216,8 @@ def _latents(values: Mapping[str, Array], start_step: int) -> npt.NDArray[np.flo
     latents = values["latents"]
     if not np.isfinite(latents).all():
         raise BadRequest("latents", "NaN or infinite values: send the latents of the stopped run unchanged")
+    if latents.size and np.abs(latents).max() > MAX_LATENT:
+        raise BadRequest("latents", f"values over {MAX_LATENT:g}: send the latents of the stopped run unchanged")
     return latents.astype(np.float32, copy=True)
 
 

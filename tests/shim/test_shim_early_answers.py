@@ -54,6 +54,15 @@ def test_the_connection_serves_the_next_request(shim: Server) -> None:
         assert connection.sock is used
 
 
+def test_a_client_that_never_sends_its_body_is_let_go(shim: Server) -> None:
+    with socket.create_connection(("127.0.0.1", shim.port), timeout=40) as connection:
+        connection.sendall(f"{HEAD}Content-Length: 100000\r\n\r\n".encode())
+        answer = b""
+        while chunk := connection.recv(2**16):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 401")
+
+
 def test_a_client_that_waits_to_be_told_to_go_on_is_refused_instead(shim: Server) -> None:
     with socket.create_connection(("127.0.0.1", shim.port), timeout=20) as connection:
         connection.sendall(f"{HEAD}Expect: 100-continue\r\nContent-Length: 100000\r\n\r\n".encode())

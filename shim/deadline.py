@@ -1,0 +1,44 @@
+"""How long a request's body may take: the middleware that gives up on one that trickles, or stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shim.errors import BodyTimeout
+from shim.limits import MIN_BODY_RATE
+
+
+class BodyDeadline:
+    """Reading a body raises once it was waited for longer than `seconds` and one more for every MIN_BODY_RATE bytes."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self.app = app
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        received, waited, complete = 0, 0.0, False
+
+        async def timed() -> Message:
+            nonlocal received, waited, complete
+            if complete:
+                return await receive()  # the client's going away
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(self.seconds + received / MIN_BODY_RATE - waited):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTimeout(
+                    f"The request body came too slowly: it may take {self.seconds:g} s, and a second more for every "
+                    f"{MIN_BODY_RATE} bytes; {received} bytes have come"
+                ) from None
+            waited += time.monotonic() - started  # not the time that we take to store it
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            return message
+
+        return await self.app(scope, timed, send)
