@@ -49,6 +49,13 @@ def stack(sensitive: Callable[[str], Path]) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def alone(stack: Server) -> Server:
+    """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""
+    stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 0, seconds=60)
+    return stack
+
+
 @pytest.fixture(scope="session")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A 2511 checkpoint that makes NaN of the poisoned word, on a server that holds one job at a time."""

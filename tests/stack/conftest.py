@@ -68,13 +68,6 @@ def grpc_infer(stack: Server) -> Iterator[Infer]:
         yield infer
 
 
-@pytest.fixture
-def alone(stack: Server) -> Server:
-    """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""
-    stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 0, seconds=60)
-    return stack
-
-
 @pytest.fixture(params=["http", "grpc"])
 def infer(request: pytest.FixtureRequest, alone: Server) -> Infer:
     chosen: Infer = request.getfixturevalue(f"{request.param}_infer")
