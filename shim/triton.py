@@ -104,11 +104,17 @@ class Triton:
             headers={"Accept-Encoding": "identity"},  # else Triton would gzip the pixels
         )
         self._calls = itertools.count()
+        self._in_flight = 0
         self._dropping: set[asyncio.Task[None]] = set()
         # Of its own, so that the edits in flight never keep the question waiting.
         self._health_session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_SECONDS))
 
     async def close(self) -> None:
+        """Calls that were cancelled just now still tell the model."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DROP_SECONDS):
+                while self._in_flight:
+                    await asyncio.sleep(0.01)
         await asyncio.gather(*self._dropping)
         await self._session.close()
         await self._health_session.close()
@@ -127,7 +133,8 @@ class Triton:
         `edit_id` must be no other edit's. Where the call is cancelled, the model is told to drop it.
         """
         call_id = f"{edit_id}.{next(self._calls)}"
-        body = await run_in_threadpool(Body, list(_tensors(segment)), call_id)
+        body = await run_in_threadpool(_body, segment, call_id)
+        self._in_flight += 1
         try:
             response, content = await self._post(body, edit_id)
         except asyncio.CancelledError:
@@ -137,6 +144,8 @@ class Triton:
             raise Unreached(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Interrupted(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._in_flight -= 1
         if response.status != 200:
             raise _error(response.status, content, segment.job)
         return await run_in_threadpool(_answer, content, response.headers, segment)
@@ -197,6 +206,11 @@ class Body:
                 view = memoryview(piece)
                 for start in range(0, len(view), CHUNK_BYTES):
                     yield view[start : start + CHUNK_BYTES]
+
+
+def _body(segment: Segment, call_id: str) -> Body:
+    """Blocks: the files' lengths are asked for."""
+    return Body(list(_tensors(segment)), call_id)
 
 
 def _tensors(segment: Segment) -> Iterator[Tensor]:

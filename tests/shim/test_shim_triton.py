@@ -18,13 +18,12 @@ from shim.settings import Settings
 from shim.triton import (
     PREVIEW_SIDE,
     Answer,
-    Body,
     Interrupted,
     Segment,
     Unreached,
     _answer,
+    _body,
     _error,
-    _tensors,
     model_error,
 )
 
@@ -100,7 +99,7 @@ def segment_of(parts: list[Part]) -> Segment:
 
 async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
     """Inputs as they travel: datatype, shape and bytes by name."""
-    made = Body(list(_tensors(segment)), "request-0")
+    made = _body(segment, "request-0")
     body, header_length = b"".join([bytes(chunk) async for chunk in made.chunks()]), len(made.header)
     assert len(body) == made.length
     header: dict[str, Any] = json.loads(body[:header_length])
