@@ -13,7 +13,7 @@ serve: $(VENV)/.serve  ## install what is needed, start Triton and the shim, pri
 	@exec $(VENV)/bin/python -m standalone
 
 test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny checkpoint
-	$(VENV)/bin/python tests/clients/tools.py
+	$(VENV)/bin/python tests/tools.py
 	$(VENV)/bin/python -m pytest
 
 faults: $(VENV)/.test  ## the fault tests at full length

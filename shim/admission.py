@@ -1,14 +1,12 @@
-"""When a refusal of the engine is the request's: only while the engine has taken none of the request's jobs."""
+"""When a refusal of the engine is the request's: only while no job of the request has reached the model."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shim.errors import QueueFull
-
-TAKEN_SECONDS = 1.0  # a refusal takes milliseconds: a call that lasted longer was taken, whatever became of it
+from shim.triton import Unreached
 
 
 class Admission:
@@ -22,15 +20,15 @@ class Admission:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        started = time.monotonic()
+        """One call to Triton. Whatever else breaks it off, the engine may have taken the job before."""
         self._in_flight += 1
         try:
             yield
             self._taken = True
-        except QueueFull:
+        except (QueueFull, Unreached):
             raise
         except BaseException:
-            self._taken |= time.monotonic() - started >= TAKEN_SECONDS
+            self._taken = True
             raise
         finally:
             self._in_flight -= 1

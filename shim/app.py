@@ -27,7 +27,9 @@ from shim.health import health, ready
 from shim.limits import BodyLimit
 from shim.metrics import Metrics
 from shim.openapi import describe
+from shim.page import page_routes
 from shim.readiness import Readiness
+from shim.refusals import Refusals
 from shim.settings import Settings
 from shim.triton import Triton
 
@@ -40,6 +42,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     metrics = Metrics(lambda: drain.edits)
     app = Starlette(
         routes=[
+            *page_routes(),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", serve_metrics),
@@ -71,12 +74,13 @@ def _lifespan(
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        triton = Triton(settings.triton_url)
+        triton = Triton(settings.triton_url, settings.asked_health_url)
         try:
             yield {
                 "settings": settings,
                 "triton": triton,
                 "readiness": Readiness(triton.is_ready),
+                "refusals": Refusals(),
                 "encoders": CapacityLimiter(os.cpu_count() or 1),
                 "metrics": metrics,
                 "drain": drain,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -14,11 +15,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.drain import Drain
-from shim.errors import ANSWERS, ClientGone, Dialect, ShimError, as_shim_error, error_response
+from shim.errors import ANSWERS, ClientGone, Dialect, ModelNotReady, ShimError, as_shim_error, error_response
 from shim.form import dialect_of_headers
 from shim.log import logger, one_line
 from shim.metrics import Metrics
 from shim.readiness import Readiness
+from shim.refusals import Refusals
 from shim.settings import Settings
 from shim.triton import Triton
 
@@ -29,6 +31,7 @@ class State(TypedDict):
     settings: Settings
     triton: Triton
     readiness: Readiness
+    refusals: Refusals
     encoders: CapacityLimiter
     metrics: Metrics
     drain: Drain
@@ -86,6 +89,11 @@ class InternalErrors:
 
         try:
             await self.app(scope, receive, noting_start)
+        except asyncio.CancelledError:  # only the server's stop cancels a request
+            if started:
+                raise
+            error = ModelNotReady("The server is shutting down")
+            await error_response(error, scope["state"]["dialect"])(scope, receive, send)
         except Exception as error:
             logger.exception("Unhandled exception", extra={"fields": {"request_id": scope["state"]["request_id"]}})
             if started:

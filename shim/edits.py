@@ -28,6 +28,7 @@ CHUNK_BYTES = 2**18
 async def edit_images(request: Request[State]) -> Response:
     state = request.state
     authorize(request.headers, state["settings"].api_key)
+    state["refusals"].check()
     async with AsyncExitStack() as resources:
         parts = await resources.enter_async_context(open_form(request))
         edit = parse_edit(read_form(parts, state["dialect"]), state["settings"])

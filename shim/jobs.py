@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -84,20 +85,25 @@ class EditRun:
             metrics=state["metrics"],
             plan=plan,
             timeout_seconds=settings.request_timeout_seconds,
-            request_id=state["request_id"],
+            edit_id=f"{state['request_id']}-{secrets.token_hex(4)}",  # a client may give all its requests one id
             admission=Admission(),
         )
         slots = asyncio.Semaphore(settings.max_jobs_per_request)
-        try:
-            async with asyncio.timeout(settings.request_timeout_seconds), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._output(job, runner, slots, tell)) for job in self._jobs]
-        except TimeoutError:
-            raise GenerationTimeout(f"The edit took longer than {settings.request_timeout_seconds:g} s") from None
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        outputs = [task.result() for task in tasks]
+        with state["refusals"].noted():
+            outputs = await self._together([self._output(job, runner, slots, tell) for job in self._jobs])
         self._record(outputs)
         return outputs
+
+    async def _together(self, jobs: list[Coroutine[Any, Any, Output]]) -> list[Output]:
+        limit = self._request.state["settings"].request_timeout_seconds
+        try:
+            async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(job) for job in jobs]
+        except TimeoutError:
+            raise GenerationTimeout(f"The edit took longer than {limit:g} s") from None
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """The work's result; a client that goes away ends it, and the edit with it."""

@@ -67,6 +67,7 @@ def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
 def _probes() -> dict[str, Any]:
     unready = _errors([ModelNotReady], {"$ref": "#/components/schemas/ClassicError"})
     return {
+        "/": {"get": _get("page", "A page on which to try edits", {"text/html": {"schema": {"type": "string"}}})},
         "/health": {"get": _get("health", "Is the process alive", _json("Health"))},
         "/ready": {"get": _get("ready", "Is a model behind it, so that edits can be sent", _json("Ready"), unready)},
         "/metrics": {"get": _get("metrics", "Metrics for Prometheus", {"text/plain": {"schema": {"type": "string"}}})},

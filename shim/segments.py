@@ -91,7 +91,7 @@ class Runner:
     metrics: Metrics
     plan: Plan
     timeout_seconds: float
-    request_id: str
+    edit_id: str  # of the request, no other's
     admission: Admission
 
     async def run(self, job: Job, report: Report) -> Edited:
@@ -133,7 +133,7 @@ class Runner:
         limit = patience.limit((segment.stop or segment.steps or 1) - segment.start)
         try:
             async with asyncio.timeout(limit):
-                answer = await self.triton.run(segment, f"{self.request_id}-{segment.job.index}")
+                answer = await self.triton.run(segment, f"{self.edit_id}-{segment.job.index}")
         except TimeoutError:
             patience.ran_out()
             raise Interrupted(f"no answer within {limit:.0f} s") from None

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 MIB = 2**20
+SUPERVISOR_PORT = 8013
 TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off")
 
@@ -93,6 +95,7 @@ class Settings:
     host: str = setting("HOST", text, "127.0.0.1")
     port: int = setting("PORT", integer(1, 65535), 8000)
     triton_url: str = setting("TRITON_URL", url, "http://127.0.0.1:8010")
+    health_url: str = setting("HEALTH_URL", url, "")
     model_dir: str = setting("QWEN_MODEL_DIR", text, "")
     model_id: str = setting("MODEL_ID", text, "")
     max_body_bytes: int = setting("MAX_BODY_BYTES", integer(1, 2**40), 100 * MIB)
@@ -116,6 +119,15 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         return cls(**{declared.name: _read(environ, declared) for declared in fields(cls)})
+
+    @property
+    def asked_health_url(self) -> str:
+        """What tells whether a healthy Triton is there: by default the supervisor beside TRITON_URL's."""
+        if self.health_url:
+            return self.health_url
+        triton = urlsplit(self.triton_url)
+        host = f"[{triton.hostname}]" if ":" in (triton.hostname or "") else triton.hostname
+        return f"{triton.scheme}://{host}:{SUPERVISOR_PORT}/healthz"
 
     @property
     def served_model(self) -> str:

@@ -6,10 +6,13 @@ waiting edits with their photographs would be gigabytes. Here the pictures go fr
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import re
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,20 +30,27 @@ from shim.request import Job
 MODEL = "qwen_image_edit"
 CONNECT_SECONDS = 5.0
 READY_SECONDS = 2.0
+DROP_SECONDS = 5.0
 CONNECTIONS = 1024  # to Triton, all requests together
 CHUNK_BYTES = 2**18
 MESSAGE_CHARS = 500  # of a model's error that a client sees
 FAULT_CHARS = 200  # of a fault's text that the log keeps
 PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
 
+EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit together
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL)
-REFUSALS = ("queue_full", "draining")  # of new edits
+RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
+GATEWAY_STATUSES = (502, 503)  # without a word of the model's: nobody took the call
 TENSOR = re.compile(r"(\w+): *(.*)", re.DOTALL)
 
 
 class Interrupted(Exception):
     """The machinery broke off: no connection, no answer in time, or one that is not the model's."""
+
+
+class Unreached(Interrupted):
+    """The model has not got the segment: nobody listens, a balancer has no server, or it takes no new edits."""
 
 
 @dataclass(frozen=True)
@@ -85,39 +95,77 @@ class Segment:
 class Triton:
     """Open it inside the running event loop, close it there."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, health_url: str) -> None:
         self._model_url = f"{url}/v2/models/{MODEL}"
+        self._health_url = health_url
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # else Triton would gzip the pixels
         )
+        self._calls = itertools.count()
+        self._in_flight = 0
+        self._dropping: set[asyncio.Task[None]] = set()
         # Of its own, so that the edits in flight never keep the question waiting.
         self._health_session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_SECONDS))
 
     async def close(self) -> None:
+        """Calls that were cancelled just now still tell the model."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DROP_SECONDS):
+                while self._in_flight:
+                    await asyncio.sleep(0.01)
+        await asyncio.gather(*self._dropping)
         await self._session.close()
         await self._health_session.close()
 
     async def is_ready(self) -> bool:
+        """What the supervisor, or a balancer in front of several, says: Triton calls a dead worker's model ready."""
         try:
-            async with self._health_session.get(f"{self._model_url}/ready") as response:
+            async with self._health_session.get(self._health_url) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def run(self, segment: Segment, request_id: str) -> Answer:
-        """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted."""
-        body = await run_in_threadpool(Body, segment, request_id)
-        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length)}
+    async def run(self, segment: Segment, edit_id: str) -> Answer:
+        """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.
+
+        `edit_id` must be no other edit's. Where the call is cancelled, the model is told to drop it.
+        """
+        call_id = f"{edit_id}.{next(self._calls)}"
+        body = await run_in_threadpool(_body, segment, call_id)
+        self._in_flight += 1
         try:
-            async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
-                content = await response.read()
+            response, content = await self._post(body, edit_id)
+        except asyncio.CancelledError:
+            self._drop(call_id, edit_id)
+            raise
+        except aiohttp.ClientConnectorError as error:
+            raise Unreached(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Interrupted(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._in_flight -= 1
         if response.status != 200:
             raise _error(response.status, content, segment.job)
         return await run_in_threadpool(_answer, content, response.headers, segment)
+
+    async def _post(self, body: Body, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: edit_id}
+        async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
+            return response, await response.read()
+
+    def _drop(self, call_id: str, edit_id: str) -> None:
+        """Tells the model, which does not see that a plain HTTP call was given up; its place is free then."""
+        dropping = asyncio.create_task(self._send_drop(call_id, edit_id))
+        self._dropping.add(dropping)
+        dropping.add_done_callback(self._dropping.discard)
+
+    async def _send_drop(self, call_id: str, edit_id: str) -> None:
+        body = Body([_bytes("cancel", call_id.encode())], "")
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(DROP_SECONDS):
+                await self._post(body, edit_id)
 
 
 @dataclass(frozen=True)
@@ -131,8 +179,7 @@ class Tensor:
 class Body:
     """An inference request of the KServe protocol's binary extension. Blocks where it is made."""
 
-    def __init__(self, segment: Segment, request_id: str) -> None:
-        tensors = list(_tensors(segment))
+    def __init__(self, tensors: Sequence[Tensor], request_id: str) -> None:
         sizes = [sum(map(_length, tensor.pieces)) for tensor in tensors]
         described = [
             {
@@ -159,6 +206,11 @@ class Body:
                 view = memoryview(piece)
                 for start in range(0, len(view), CHUNK_BYTES):
                     yield view[start : start + CHUNK_BYTES]
+
+
+def _body(segment: Segment, call_id: str) -> Body:
+    """Blocks: the files' lengths are asked for."""
+    return Body(list(_tensors(segment)), call_id)
 
 
 def _tensors(segment: Segment) -> Iterator[Tensor]:
@@ -235,7 +287,10 @@ def _error(status: int, content: bytes, job: Job) -> ShimError | Interrupted:
     text = content.decode("utf-8", "replace")
     message = _error_message(text)
     known = model_error(message, job.edit.fields) if message else None
-    return known or Interrupted(f"status {status}: {one_line((message or text)[:FAULT_CHARS])}")
+    if known:
+        return known
+    fault = Unreached if status in GATEWAY_STATUSES else Interrupted
+    return fault(f"status {status}: {one_line((message or text)[:FAULT_CHARS])}")
 
 
 def _error_message(text: str) -> str | None:
@@ -246,7 +301,7 @@ def _error_message(text: str) -> str | None:
         return None
 
 
-def model_error(message: str, fields: Mapping[str, str]) -> ShimError | None:
+def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreached | None:
     """The model's error word, which a prefix of Triton's may precede, as one of our exceptions; None without a word.
 
     `fields` names the client's field for each tensor.
@@ -255,8 +310,12 @@ def model_error(message: str, fields: Mapping[str, str]) -> ShimError | None:
     if not match:
         return None
     word, text = match[1], match[2].strip()[:MESSAGE_CHARS]
-    if word in REFUSALS:
-        return QueueFull("The server has all the work that it can hold; try again later")
+    if word == "draining":
+        return Unreached("Triton is draining")
+    if word == "queue_full":
+        retry = RETRY.search(text)
+        headers = {"retry-after": retry[1]} if retry else None
+        return QueueFull("The server has all the work that it can hold; try again later", headers=headers)
     if word != "invalid":
         return GenerationError(f"Image generation failed: {text}")
     tensor = TENSOR.fullmatch(text)

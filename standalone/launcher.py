@@ -1,31 +1,32 @@
-"""Starts tritonserver and the shim, watches both, and stops both when either ends or the launcher is told to."""
+"""Starts tritonserver and the shim, watches both, and stops both when one gives up or the launcher is told to."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
-import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import IO
 
-from standalone import cuda, tritonserver
+from standalone import balancer, cuda, tritonserver
 from standalone.errors import LaunchError
-from standalone.processes import Group, remove_shared_memory
-from standalone.settings import PROJECT, Settings
+from standalone.plan import Plan, plan
+from standalone.ports import Wanted, ports_of, refuse_taken_ports
+from standalone.processes import PROJECT, Group, Reaper, ending, python_path, remove_shared_memory
+from standalone.settings import Settings, url_host
+from standalone.supervisor import POLL_SECONDS, TRITON_STOP_SECONDS, Phase, Supervisor, configure_logging
 
-POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 5.0
+BALANCER_START_SECONDS = 30.0
 SHIM_START_SECONDS = 60.0
 # On one machine a stop is for somebody who waits at a terminal: edits under way get this long, then all is ended.
 SHIM_STOP_SECONDS = 2.0
-TRITON_STOP_SECONDS = 3.0
 # After a failure no edit can be finished.
 FAILED_STOP_SECONDS = 1.0
 SAMPLE_PICTURE = PROJECT / "tests" / "data" / "cat.jpg"
@@ -33,6 +34,16 @@ SAVE_PICTURE = (
     'python3 -c "import base64, json, sys; '
     "sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)['data'][0]['b64_json']))\""
 )
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where the shim finds a Triton, and whether it is well."""
+
+    url: str
+    health_url: str
+
+
 _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -40,90 +51,91 @@ class Launcher:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.shm_prefix = f"qwen_image_edit_{os.getpid()}_"
-        self.groups: list[Group] = []
+        self.groups: list[Group] = []  # all but the supervised servers
+        self.supervisors: list[Supervisor] = []
         self.signal: int | None = None
-        self._reaper: subprocess.Popen[str] | None = None
 
     def run(self) -> int:
         """Serves until a signal or a child's end; returns the exit status, never 0: a server has no normal end."""
-        refuse_taken_ports(self.settings)
+        configure_logging(self.settings.log_level)
         triton = tritonserver.find()
-        config_name = tritonserver.config_name(self.settings, cuda.device_count())
+        tritonserver.config_name(self.settings, cuda.device_count())  # refuses a device map that cannot be
         model_dir = self.settings.model_dir or demo_checkpoint()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._note_signal)
         started = time.monotonic()
-        try:
-            self._start_reaper()
-            self._start_triton(triton, config_name, model_dir)
-            self._start_shim(model_dir)
-            if self.signal is None:
-                announce(self.settings, time.monotonic() - started)
-            return self._watch()
-        finally:
-            self._stop()
+        with tempfile.TemporaryDirectory(prefix="qwen-image-edit-") as folder:
+            plans = plan(
+                self.settings, triton, model_dir=model_dir, shm_prefix=self.shm_prefix, folder=Path(folder)
+            )  # fmt: skip
+            refuse_taken_ports(self._ports(plans))
+            self._reaper = Reaper(self.shm_prefix)
+            try:
+                self._start_tritons(plans)
+                self._start_shim(model_dir, self._start_balancer(plans))
+                if self.signal is None:
+                    announce(self.settings, time.monotonic() - started)
+                return self._watch()
+            finally:
+                self._stop()
+
+    def _ports(self, plans: list[Plan]) -> list[Wanted]:
+        settings = self.settings
+        balancer = [Wanted("BALANCER_PORT", "HOST", "127.0.0.1", settings.balancer_port)] if len(plans) > 1 else []
+        return [Wanted("PORT", "HOST", settings.host, settings.port), *ports_of(plans), *balancer]
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
 
-    def _start_reaper(self) -> None:
-        command = [sys.executable, "-m", "standalone.reaper", self.shm_prefix]
-        env = {**os.environ, "PYTHONPATH": str(PROJECT)}
-        self._reaper = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True, start_new_session=True)
-
-    @property
-    def _reaper_input(self) -> IO[str]:
-        if self._reaper is None or self._reaper.stdin is None:
-            raise RuntimeError("the reaper is started first")
-        return self._reaper.stdin
-
     def _start(self, name: str, command: list[str], env: dict[str, str]) -> Group:
         group = Group(name, command, env)
         self.groups.append(group)
-        print(group.pgid, file=self._reaper_input, flush=True)
+        self._reaper.remember(group.pgid)
         return group
 
-    def _start_triton(self, triton: tritonserver.TritonServer, config_name: str, model_dir: str) -> None:
-        command = triton.command(self.settings, config_name, self.shm_prefix)
-        group = self._start("tritonserver", command, triton.environment(os.environ, self.settings, model_dir))
-        self._wait(group, self._model_is_loaded, "the model is loading")
+    def _start_tritons(self, plans: list[Plan]) -> None:
+        self.supervisors = [Supervisor(each, self._reaper) for each in plans]
+        for supervisor in self.supervisors:
+            supervisor.start()
+        self._wait(lambda: all(s.phase is Phase.SERVING for s in self.supervisors), "the model is loading")
 
-    def _model_is_loaded(self) -> bool:
-        """False while Triton does not answer: it listens once loading is over, successful or not."""
-        url = f"http://127.0.0.1:{self.settings.triton_http_port}/v2/repository/index"
-        try:
-            with _no_proxy.open(url, data=b"", timeout=2) as answer:
-                index = json.load(answer)
-        except OSError:
-            return False
-        return tritonserver.model_is_loaded(index)
+    def _start_balancer(self, plans: list[Plan]) -> Upstream:
+        """One address for all servers: their own, or that of a HAProxy in front of several."""
+        if len(plans) == 1 or self.signal is not None:
+            return Upstream(self.settings.triton_url, self.settings.health_url)
+        env = {**os.environ, **balancer.environment(self.settings, plans)}
+        group = self._start("haproxy", balancer.command(), env)
+        url = f"http://127.0.0.1:{self.settings.balancer_port}"
+        self._wait(lambda: answers_200(f"{url}/healthz"), "the balancer is starting", group, BALANCER_START_SECONDS)
+        return Upstream(url, f"{url}/healthz")
 
-    def _start_shim(self, model_dir: str) -> None:
+    def _start_shim(self, model_dir: str, upstream: Upstream) -> None:
         if self.signal is not None:
             return
         env = {
             **os.environ,
             # No balancer has to notice the stop; what is under way is waited for all the same.
             "DRAIN_SECONDS": os.environ.get("DRAIN_SECONDS") or "0",
-            "TRITON_URL": f"http://127.0.0.1:{self.settings.triton_http_port}",
+            "TRITON_URL": upstream.url,
+            "HEALTH_URL": upstream.health_url,
             "QWEN_MODEL_DIR": model_dir,
             "HOST": self.settings.host,
             "PORT": str(self.settings.port),
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": python_path(),
         }
         group = self._start("shim", [sys.executable, "-m", "shim"], env)
-        url = f"{local_url(self.settings)}/ready"
-        self._wait(group, lambda: answers_200(url), "the shim is starting", SHIM_START_SECONDS)
+        url = f"{self.settings.shim_url}/ready"
+        self._wait(lambda: answers_200(url), "the shim is starting", group, SHIM_START_SECONDS)
 
-    def _wait(self, group: Group, ready: Callable[[], bool], doing: str, seconds: float = float("inf")) -> None:
+    def _wait(
+        self, ready: Callable[[], bool], doing: str, group: Group | None = None, seconds: float = float("inf")
+    ) -> None:
         """Until `ready()`, a signal, or the end of `group`, with a line of progress every few seconds."""
-        started = time.monotonic()
-        shown = started
+        started = shown = time.monotonic()
         while self.signal is None and not ready():
+            self._tick()
             now = time.monotonic()
-            if group.exit_status is not None:
-                raise LaunchError(f"{group.name} {ending(group.exit_status)} before it was ready: its log is above")
-            if now - started > seconds:
+            if group is not None and now - started > seconds:
                 raise LaunchError(f"{group.name} was not ready after {seconds:.0f} s")
             if now - shown >= PROGRESS_SECONDS:
                 shown = now
@@ -132,43 +144,26 @@ class Launcher:
 
     def _watch(self) -> int:
         while self.signal is None:
-            for group in self.groups:
-                if group.exit_status is not None:
-                    raise LaunchError(f"{group.name} {ending(group.exit_status)}; everything is stopped")
+            self._tick()
             time.sleep(POLL_SECONDS)
         return 128 + self.signal
 
+    def _tick(self) -> None:
+        for supervisor in self.supervisors:
+            supervisor.tick()
+        for group in self.groups:
+            if group.exit_status is not None:
+                raise LaunchError(f"{group.name} {ending(group.exit_status)}; everything is stopped")
+
     def _stop(self) -> None:
         """The shim first, so that no edit meets a Triton that is gone."""
-        seconds = {"shim": SHIM_STOP_SECONDS, "tritonserver": TRITON_STOP_SECONDS}
         for group in reversed(self.groups):
-            group.stop(seconds[group.name] if self.signal is not None else FAILED_STOP_SECONDS)
-            print(-group.pgid, file=self._reaper_input, flush=True)
+            group.stop(SHIM_STOP_SECONDS if self.signal is not None else FAILED_STOP_SECONDS)
+            self._reaper.forget(group.pgid)
+        for supervisor in self.supervisors:
+            supervisor.stop(TRITON_STOP_SECONDS if self.signal is not None else FAILED_STOP_SECONDS)
         remove_shared_memory(self.shm_prefix)
-        if self._reaper is not None:
-            self._reaper_input.close()
-            self._reaper.wait()
-
-
-def refuse_taken_ports(settings: Settings) -> None:
-    by_port: dict[int, str] = {}
-    for name, port in settings.ports.items():
-        if port in by_port:
-            raise LaunchError(f"{name}={port} is the same port as {by_port[port]}: set one of them to another port")
-        by_port[port] = name
-        host = settings.host if name == "PORT" else "127.0.0.1"
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        except OSError:
-            raise LaunchError(f"HOST={host!r} is not an address of this machine") from None
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                raise LaunchError(
-                    f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set {name}"
-                ) from None
+        self._reaper.close()
 
 
 def demo_checkpoint() -> str:
@@ -191,28 +186,17 @@ def answers_200(url: str) -> bool:
         return False
 
 
-def ending(exit_status: int) -> str:
-    if exit_status < 0:
-        return f"was killed by {signal.Signals(-exit_status).name}"
-    return f"ended with status {exit_status}"
-
-
-def local_url(settings: Settings) -> str:
-    """The shim's address as seen from this machine."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
 def announce(settings: Settings, seconds: float) -> None:
-    url = local_url(settings)
+    url = settings.shim_url
     key = ' -H "Authorization: Bearer $API_KEY"' if settings.api_key else ""
     print(
         f"""
 Ready after {seconds:.0f} s.
+  page     {url}/
   edits    {url}/v1/images/edits
   health   {url}/health  {url}/ready  {url}/metrics
-  Triton   http://127.0.0.1:{settings.triton_http_port}  gRPC 127.0.0.1:{settings.triton_grpc_port}  \
-http://127.0.0.1:{settings.triton_metrics_port}/metrics
+  Triton   {settings.triton_url}  gRPC {url_host(settings.triton_address)}:{settings.triton_grpc_port}  \
+{settings.metrics_url}
 
 Try it (writes edited.png):
 curl -sS {url}/v1/images/edits{key} -F image=@{SAMPLE_PICTURE} -F prompt="make it black and white" -F size=256x256 \

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 
 SHM = Path("/dev/shm")
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 class Group:
@@ -42,6 +44,18 @@ class Group:
         self._process.wait()
 
 
+def python_path() -> str:
+    """PYTHONPATH for a child that runs a module of this project."""
+    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+
+
+def ending(exit_status: int) -> str:
+    """How a process ended, in words."""
+    if exit_status < 0:
+        return f"was killed by {signal.Signals(-exit_status).name}"
+    return f"ended with status {exit_status}"
+
+
 def kill_group(pgid: int, seconds: float = 5.0) -> None:
     """SIGKILLs a process group and waits until none of its members runs."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -65,3 +79,25 @@ def remove_shared_memory(prefix: str) -> None:
     """Removes the shared-memory regions that a killed server with this prefix left behind."""
     for region in SHM.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
+
+
+class Reaper:
+    """A process that ends the groups it was told of when we are gone, however that came; see reaper.py."""
+
+    def __init__(self, shm_prefix: str) -> None:
+        command = [sys.executable, "-m", "standalone.reaper", shm_prefix]
+        env = {**os.environ, "PYTHONPATH": python_path()}
+        self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True, start_new_session=True)
+        assert self._process.stdin
+        self._input = self._process.stdin
+
+    def remember(self, pgid: int) -> None:
+        print(pgid, file=self._input, flush=True)
+
+    def forget(self, pgid: int) -> None:
+        """The group has ended."""
+        print(-pgid, file=self._input, flush=True)
+
+    def close(self) -> None:
+        self._input.close()
+        self._process.wait()

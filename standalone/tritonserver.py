@@ -17,13 +17,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from standalone.errors import LaunchError
-from standalone.settings import PROJECT, Settings
+from standalone.processes import PROJECT
+from standalone.settings import Settings
 
 MODEL_NAME = "qwen_image_edit"
 WHEEL = "nvidia-pytriton==0.7.0"
 UNPACKED = PROJECT / ".triton" / "nvidia-pytriton-0.7.0"
 # Bytes a Triton request carries beside the pictures of the largest HTTP body: tensor headers, prompt, latents.
 REQUEST_OVERHEAD_BYTES = 16 * 2**20
+# Whoever may call these can read and write this machine's shared memory, or change what the server logs.
+RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
+ACCESS_HEADER = "qwen-edit-key"
+
+
+@dataclass(frozen=True)
+class Access:
+    """The key, made anew at every start, to the parts of Triton's API that inference does not need."""
+
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For HTTP."""
+        return {ACCESS_HEADER: self.key}
+
+    @property
+    def flags(self) -> list[str]:
+        rule = f"{','.join(RESTRICTED)}:{ACCESS_HEADER}={self.key}"
+        return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,8 @@ class TritonServer:
     backends: Path | None  # None: the server's own
     library_path: tuple[str, ...]
 
-    def command(self, settings: Settings, config_name: str, shm_prefix: str) -> list[str]:
-        """The command line; everything listens on loopback, and no model can be loaded over the network."""
+    def command(self, settings: Settings, config_name: str, shm_prefix: str, access: Access) -> list[str]:
+        """The command line; no model can be loaded over the network."""
         command = [
             str(self.binary),
             f"--model-repository={settings.model_repository}",
@@ -44,16 +65,17 @@ class TritonServer:
             "--strict-readiness=true",
             "--exit-on-error=false",  # a server that stays can be asked why the model did not load
             "--exit-timeout-secs=2",
-            "--http-address=127.0.0.1",
+            f"--http-address={settings.triton_address}",
             f"--http-port={settings.triton_http_port}",
-            "--grpc-address=127.0.0.1",
+            f"--grpc-address={settings.triton_address}",
             f"--grpc-port={settings.triton_grpc_port}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={settings.triton_address}",
             f"--metrics-port={settings.triton_metrics_port}",
             "--allow-metrics=true",
             # A prefix of our own makes it safe to remove what a killed server leaves in /dev/shm.
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
             f"--log-info={'true' if settings.log_level == 'DEBUG' else 'false'}",
+            *access.flags,
         ]
         if self.backends:
             command.append(f"--backend-directory={self.backends}")

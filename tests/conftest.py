@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Never
 
 import pytest
+import tools
 from servers import Server, serve
 
 # Read when torch is imported, and the only setting that holds for every thread: two OpenMP threads on two cores that
@@ -47,6 +49,33 @@ def stack(sensitive: Callable[[str], Path]) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def alone(stack: Server) -> Server:
+    """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""
+    stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 0, seconds=60)
+    return stack
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A 2511 checkpoint that makes NaN of the poisoned word, on a server that holds one job at a time."""
+    from poison import poison
+
+    from standalone.checkpoint import write_checkpoint
+
+    folder = write_checkpoint(tmp_path_factory.mktemp("crowded") / "plus-2511", "plus-2511")
+    poison(folder)
+    with serve(folder, DEFAULT_STEPS="2", REFERENCE_AREA="4096", MAX_JOBS="1") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def poisoned_word() -> str:
+    from poison import POISONED_WORD
+
+    return POISONED_WORD
+
+
 @pytest.fixture(scope="session")
 def photo() -> Callable[[str], bytes]:
     """The JPEG bytes of a photograph by name: astronaut, cat, coffee, rocket."""
@@ -55,3 +84,31 @@ def photo() -> Callable[[str], bytes]:
         return (DATA / f"{name}.jpg").read_bytes()
 
     return read
+
+
+def missing(reason: str) -> Never:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., Path]:
+    """A file of an environment under .tools/: `tool("litellm", "bin", "python")`."""
+
+    def tool(name: str, *path: str) -> Path:
+        if not tools.is_installed(name):
+            missing(f"{name} is not installed: python tests/tools.py")
+        return tools.TOOLS.joinpath(name, *path)
+
+    return tool
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """A program of the machine."""
+
+    def program(name: str) -> str:
+        return tools.find_program(name) or missing(f"{name} is not installed: python tests/tools.py, as root")
+
+    return program

@@ -44,7 +44,7 @@ class ScriptedTriton:
     async def is_ready(self) -> bool:
         return self.ready
 
-    async def run(self, segment: Segment, request_id: str) -> Answer:
+    async def run(self, segment: Segment, edit_id: str) -> Answer:
         self.segments.append(segment)
         answer = self.script.pop(0) if self.script else obey
         return await answer(segment)

@@ -29,6 +29,8 @@ START_SECONDS = 120.0
 # What a child may inherit from whoever runs the tests: never a setting of ours.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
+PORTS = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
+
 NO_DRAIN = {"DRAIN_SECONDS": "0"}  # no balancer needs to be told before a shim stops
 
 
@@ -57,6 +59,11 @@ class Server:
     triton_http_port: int = 0
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
+    supervisor_port: int = 0
+
+    @property
+    def healthz(self) -> str:
+        return f"http://127.0.0.1:{self.supervisor_port}/healthz"
 
     @property
     def url(self) -> str:
@@ -124,9 +131,8 @@ def answers_200(url: str) -> bool:
 @contextlib.contextmanager
 def serve(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
     """`python -m standalone`: a real tritonserver with the checkpoint, and the shim; ready when entered."""
-    ports = free_ports(4)
-    names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
-    at = {name: str(port) for name, port in zip(names, ports, strict=True)}
+    ports = free_ports(len(PORTS))
+    at = {name: str(port) for name, port in zip(PORTS, ports, strict=True)}
     env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **(NO_DRAIN | settings))
     with run([sys.executable, "-m", "standalone"], env, *ports) as server:
         server.wait_ready()
@@ -137,7 +143,8 @@ def serve(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
 def serve_shim(triton_url: str, *, wait_for: str = "/ready", **settings: str) -> Iterator[Server]:
     """A further shim in front of a running Triton; with `wait_for="/health"` that need not run."""
     (port,) = free_ports(1)
-    env = environment(TRITON_URL=triton_url, PORT=str(port), **(NO_DRAIN | settings))
+    health = {"HEALTH_URL": f"{triton_url}/v2/models/qwen_image_edit/ready"}
+    env = environment(TRITON_URL=triton_url, PORT=str(port), **(NO_DRAIN | health | settings))
     with run([sys.executable, "-m", "shim"], env, port) as server:
         server.wait_ready(path=wait_for)
         yield server

@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "model_repository" / "qwen_image_edit"
 CONFIGS = {"config.pbtxt": "KIND_GPU", "configs/balanced.pbtxt": "KIND_MODEL", "configs/cpu.pbtxt": "KIND_CPU"}
 TYPES_OF_KIND = {"O": {"TYPE_STRING"}, "i": {"TYPE_INT32", "TYPE_INT64"}, "f": {"TYPE_FP32", "TYPE_FP64"}}
-REQUIRED = {"image", "prompt"}
 
 
 def read(name: str) -> ModelConfig:
@@ -142,7 +141,7 @@ def test_an_input_has_the_kind_shape_and_optionality_that_the_model_expects(name
 
     assert type_name(tensor) in TYPES_OF_KIND[kind]
     assert tuple(tensor.dims) == shape
-    assert tensor.optional == (name not in REQUIRED)
+    assert tensor.optional, "what is missing is told by the model, in its own words"
 
 
 def test_outputs_are_those_that_the_model_answers(config: ModelConfig) -> None:
@@ -163,12 +162,6 @@ def test_the_shim_sends_declared_inputs_with_the_declared_types(config: ModelCon
 
     assert sent
     assert sent == [(name, declared.get(name)) for name, _ in sent]
-
-
-def test_the_shim_always_sends_what_is_required(config: ModelConfig) -> None:
-    required = {tensor.name for tensor in config.input if not tensor.optional}
-
-    assert required <= {name for name, _ in sent_inputs()}
 
 
 def test_the_shim_reads_declared_outputs(config: ModelConfig) -> None:

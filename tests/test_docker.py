@@ -22,15 +22,20 @@ import yaml
 
 import shim.settings
 import standalone.settings
-from standalone.tritonserver import TritonServer
+import standalone.supervisor
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"Dockerfile.triton": "model", "Dockerfile.shim": "shim"}
+EXTRAS = {"Dockerfile.triton": ["model", "standalone"], "Dockerfile.shim": ["shim"]}
 BASES = {"Dockerfile.triton": r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", "Dockerfile.shim": r"python:3\.\d+-slim"}
 MODULES = {"shim": shim.settings, "model": qwen_edit.settings, "launcher": standalone.settings}
-SERVICES = {"shim": shim.settings, "triton": qwen_edit.settings}
+SERVICES = {"shim": [shim.settings], "triton": [qwen_edit.settings, standalone.settings]}
+# What the supervisor sets itself, and what only the launcher reads.
+NOT_IN_THE_CONTAINER = {
+    "CONTROL_DIR", "MODEL_REPOSITORY", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
+    "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
+}  # fmt: skip
 READERS = {"setting", "get", "raw", "text", "integer", "optional_integer", "optional_number", "choice"}
-READERS |= {"_integer", "_folder", "_port", "_choice"}
+READERS |= {"_integer", "_number", "_boolean", "_folder", "_port", "_choice"}
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 WITHOUT_A_FIXED_DEFAULT = {
@@ -42,15 +47,14 @@ WITHOUT_A_FIXED_DEFAULT = {
     "DEFAULT_STEPS",
     "DEFAULT_TRUE_CFG_SCALE",
     "DEVICE_MAP",
+    "CONTROL_DIR",
+    "HEALTH_URL",
     "MODEL_ID",
     "MODEL_REPOSITORY",
     "QWEN_MODEL_DIR",
     "REFERENCE_AREA",
     "TORCH_THREADS",
 }
-# The container has addresses, paths and a stop time of its own.
-# A container whose model does not load ends; the launcher stays to say why.
-FLAGS_OF_ITS_OWN = {"--model-repository", "--exit-timeout-secs", "--exit-on-error", "--backend-config"}
 
 
 def tool(name: str) -> str:
@@ -116,35 +120,6 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def fake_triton(tmp_path: Path) -> Path:
-    """A tritonserver that shows its process id and flags, or that it knows the flag which newer ones have."""
-    path = tmp_path / "tritonserver"
-    path.write_text('#!/bin/sh\n[ "$1" = --help ] && echo --http-max-input-size || printf "%s\\n" "$$" "$@"\n')
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture
-def serve(fake_triton: Path) -> Callable[..., list[str]]:
-    """Runs the Triton container's start script with an environment; returns the flags that tritonserver gets."""
-    dockerfile = (ROOT / "Dockerfile.triton").read_text("utf-8")
-    match = re.search(r"<<'EOF' /usr/local/bin/serve\n(.*?)^EOF$", dockerfile, re.DOTALL | re.MULTILINE)
-    assert match
-    script = fake_triton.with_name("serve")
-    script.write_text(match[1])
-    script.chmod(0o755)
-
-    def run(*flags: str, **environ: str) -> list[str]:
-        env = {"PATH": f"{fake_triton.parent}:{os.environ['PATH']}", **environ}
-        with subprocess.Popen([script, *flags], env=env, stdout=subprocess.PIPE, text=True) as process:
-            pid, *shown = process.communicate(timeout=30)[0].splitlines()
-            assert pid == str(process.pid), "the script is still there, and would keep signals from tritonserver"
-        return shown
-
-    return run
-
-
-@pytest.fixture
 def health_server() -> Iterator[Callable[[int], int]]:
     """Starts HTTP servers that answer every request with one status; returns the port."""
     servers = []
@@ -193,7 +168,9 @@ def test_packages_are_those_of_the_extra_under_the_constraints(dockerfile: str) 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     command = listing.removesuffix("> requirements.txt").replace("python3", sys.executable, 1)
 
-    assert output(["sh", "-c", command]).splitlines() == project["optional-dependencies"][EXTRAS[dockerfile]]
+    wanted = [package for extra in EXTRAS[dockerfile] for package in project["optional-dependencies"][extra]]
+
+    assert output(["sh", "-c", command]).splitlines() == wanted
     assert install.startswith("python3 -m pip install ")
     assert install.endswith(" -r requirements.txt -c constraints.txt")
 
@@ -216,55 +193,21 @@ def test_the_build_context_is_what_the_dockerfiles_copy() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_the_container_starts_triton_with_the_launchers_flags(
-    serve: Callable[..., list[str]], fake_triton: Path
-) -> None:
-    settings = standalone.settings.Settings.from_environment({})
-    launched = TritonServer(fake_triton, backends=None, library_path=()).command(settings, "", "prefix")[1:]
+def test_the_container_runs_the_supervisor_reachable_for_other_containers() -> None:
+    (command,) = arguments_of("Dockerfile.triton", "CMD")
+    python, *module = json.loads(command)
 
-    def comparable(flags: list[str]) -> set[str]:
-        names = {flag: flag.split("=")[0] for flag in flags}
-        return {
-            flag
-            for flag, name in names.items()
-            if name not in FLAGS_OF_ITS_OWN and not name.endswith(("-address", "-port"))
-        }
-
-    assert comparable(serve()) == comparable(launched)
-    assert "--model-repository=/opt/qwen-image-edit/model_repository" in serve()
+    assert (python, module) == ("python3", ["-m", standalone.supervisor.__name__])
+    assert "TRITON_ADDRESS=0.0.0.0" in arguments_of("Dockerfile.triton", "ENV")
 
 
-@pytest.mark.parametrize(
-    ("environ", "flag"),
-    [
-        ({}, "--http-max-input-size=121634816"),
-        ({"MAX_BODY_BYTES": "1000"}, "--http-max-input-size=16778216"),
-        ({}, "--exit-timeout-secs=60"),
-        ({"DRAIN_SECONDS": "12.5"}, "--exit-timeout-secs=12"),
-        ({"DEVICE_MAP": "balanced"}, "--model-config-name=balanced"),
-        ({"DEVICE_MAP": "Balanced"}, "--model-config-name=balanced"),
-        ({"DEVICE_MAP": "cpu"}, "--model-config-name=cpu"),
-        ({"LOG_LEVEL": "debug"}, "--log-info=true"),
-        ({"LOG_LEVEL": "WARNING"}, "--log-info=false"),
-    ],
-    ids=str,
-)
-def test_the_environment_sets_tritons_flags(
-    serve: Callable[..., list[str]], environ: dict[str, str], flag: str
-) -> None:
-    assert flag in serve(**environ)
-
-
-@pytest.mark.parametrize("device_map", ["", "cuda"])
-def test_other_device_maps_use_the_default_configuration(serve: Callable[..., list[str]], device_map: str) -> None:
-    assert not [flag for flag in serve(DEVICE_MAP=device_map) if flag.startswith("--model-config-name")]
-
-
-def test_flags_given_to_the_container_reach_triton_last(serve: Callable[..., list[str]]) -> None:
-    assert serve("--log-verbose=1", "--metrics-interval-ms=500")[-2:] == [
-        "--log-verbose=1",
-        "--metrics-interval-ms=500",
-    ]
+def test_the_supervisor_needs_nothing_that_the_container_lacks() -> None:
+    """Neither the shim's packages nor torch before tritonserver runs."""
+    code = (
+        "import standalone.supervisor, standalone.reaper, sys; "
+        "print(*{'torch', 'starlette', 'aiohttp', 'diffusers'} & set(sys.modules))"
+    )
+    assert output([sys.executable, "-c", code]) == "\n"
 
 
 @pytest.mark.parametrize("where", ["Dockerfile.shim", "docker-compose.yml"])
@@ -287,11 +230,11 @@ def test_the_shim_is_healthy_only_if_health_answers_200(
     assert (done.returncode == 0) == healthy
 
 
-def test_triton_is_healthy_only_if_the_model_is_ready(services: dict[str, Any]) -> None:
+def test_triton_is_healthy_only_if_its_supervisor_says_so(services: dict[str, Any]) -> None:
     check = services["triton"]["healthcheck"]
     kind, curl, flags, *rest = check["test"]
 
-    assert (kind, curl, rest[-1]) == ("CMD", "curl", "http://127.0.0.1:8000/v2/models/qwen_image_edit/ready")
+    assert (kind, curl, rest[-1]) == ("CMD", "curl", "http://127.0.0.1:8013/healthz")
     assert flags.startswith("-")
     assert "f" in flags
     assert seconds(check["start_period"]) >= 600
@@ -302,21 +245,22 @@ def test_the_shim_waits_for_the_model(services: dict[str, Any]) -> None:
 
 
 def test_only_the_shims_port_is_published_beyond_loopback(services: dict[str, Any]) -> None:
-    published = {name: [interpolate(port) for port in service["ports"]] for name, service in services.items()}
+    published = {name: [interpolate(port) for port in service.get("ports", [])] for name, service in services.items()}
 
     assert published == {
-        "triton": ["127.0.0.1:8010:8000", "127.0.0.1:8011:8001", "127.0.0.1:8012:8002"],
+        "triton": ["127.0.0.1:8010:8010", "127.0.0.1:8011:8011", "127.0.0.1:8012:8012", "127.0.0.1:8013:8013"],
         "shim": ["0.0.0.0:8000:8000"],
+        "haproxy": [],
     }
     assert not any("network_mode" in service for service in services.values())
 
 
 def test_published_ports_are_the_launchers(services: dict[str, Any]) -> None:
-    ports = standalone.settings.Settings.from_environment({}).ports
-    published = [port for service in services.values() for port in service["ports"]]
+    settings = standalone.settings.Settings.from_environment({})
+    published = [port for service in services.values() for port in service.get("ports", [])]
     by_name = {name: int(default) for port in published for name, default in INTERPOLATION.findall(port)[-1:]}
 
-    assert by_name == ports
+    assert by_name == {"PORT": settings.port, **settings.server_ports}
 
 
 def test_the_shim_listens_where_its_port_is_mapped_and_calls_triton_by_name(services: dict[str, Any]) -> None:
@@ -326,7 +270,22 @@ def test_the_shim_listens_where_its_port_is_mapped_and_calls_triton_by_name(serv
 
     assert environment["HOST"] == "0.0.0.0"
     assert environment["PORT"] == port.rsplit(":", 1)[1]
-    assert re.fullmatch(rf"http://triton:({'|'.join(tritons)})", environment["TRITON_URL"])
+    assert re.fullmatch(rf"http://triton:({'|'.join(tritons)})", interpolate(environment["TRITON_URL"]))
+    assert re.fullmatch(rf"http://triton:({'|'.join(tritons)})/healthz", interpolate(environment["HEALTH_URL"]))
+
+
+def test_the_balancer_knows_the_servers_of_eight_gpus(services: dict[str, Any]) -> None:
+    environment = services["haproxy"]["environment"]
+    apart = [standalone.settings.Settings.from_environment({}).of_server(number) for number in range(8)]
+
+    assert {name: value for name, value in environment.items() if name[-1].isdigit()} == {
+        **{f"TRITON_{number}": f"triton:{each.triton_http_port}" for number, each in enumerate(apart, 1)},
+        **{f"HEALTH_{number}": str(each.supervisor_port) for number, each in enumerate(apart, 1)},
+    }
+    assert services["haproxy"]["profiles"]
+    (volume,) = services["haproxy"]["volumes"]
+    assert volume["read_only"] is True
+    assert (ROOT / volume["source"]).is_file()
 
 
 def test_the_checkpoint_is_mounted_read_only_where_the_model_looks(services: dict[str, Any]) -> None:
@@ -355,12 +314,11 @@ def test_a_service_gets_more_time_to_stop_than_it_takes_to_drain(service: str, s
     assert seconds(services[service]["stop_grace_period"]) > drain + 10
 
 
-@pytest.mark.parametrize(("service", "module"), SERVICES.items(), ids=SERVICES)
-def test_a_service_gets_every_setting_that_it_reads(service: str, module: Any, services: dict[str, Any]) -> None:
-    start_script = (ROOT / "Dockerfile.triton").read_text("utf-8") if service == "triton" else ""
-    read = setting_names(module) | set(re.findall(r"\$\{([A-Z_]+):-", start_script))
+@pytest.mark.parametrize(("service", "modules"), SERVICES.items(), ids=SERVICES)
+def test_a_service_gets_every_setting_that_it_reads(service: str, modules: list[Any], services: dict[str, Any]) -> None:
+    read = set[str]().union(*map(setting_names, modules))
 
-    assert set(services[service]["environment"]) == read
+    assert set(services[service]["environment"]) == read - (NOT_IN_THE_CONTAINER if service == "triton" else set())
 
 
 @pytest.mark.parametrize(("module", "known"), [("shim", "API_KEY"), ("model", "MAX_JOBS"), ("launcher", "PORT")])
@@ -389,4 +347,8 @@ def test_the_example_environment_shows_what_the_compose_file_falls_back_to() -> 
     compose_file = (ROOT / "docker-compose.yml").read_text("utf-8")
     shown = dict(example())
 
-    assert {name: default for name, default in INTERPOLATION.findall(compose_file) if default}.items() <= shown.items()
+    falls_back = {name: default for name, default in INTERPOLATION.findall(compose_file) if default}
+    by_name_of_the_container = {name for name, default in falls_back.items() if "//triton:" in default}
+
+    assert by_name_of_the_container == {"TRITON_URL", "HEALTH_URL"}
+    assert {name: falls_back[name] for name in falls_back.keys() - by_name_of_the_container}.items() <= shown.items()

@@ -1,16 +1,13 @@
-"""A server with a key for the clients, and the clients that are installed under .tools/."""
+"""A server with a key for the clients, and a folder of pictures."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Never
 
 import pytest
-from clients import tools
 from PIL import Image
 from servers import PROJECT, Server, serve_shim
 
@@ -29,34 +26,6 @@ class Service:
 def service(stack: Server) -> Iterator[Service]:
     with serve_shim(f"http://{stack.triton_http}", API_KEY=KEY) as shim:
         yield Service(shim.url, KEY, stack.triton_http, stack.triton_grpc)
-
-
-def missing(reason: str) -> Never:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def tool() -> Callable[..., Path]:
-    """A file of an environment under .tools/: `tool("litellm", "bin", "python")`."""
-
-    def tool(name: str, *path: str) -> Path:
-        if not tools.is_installed(name):
-            missing(f"{name} is not installed: python tests/clients/tools.py")
-        return tools.TOOLS.joinpath(name, *path)
-
-    return tool
-
-
-@pytest.fixture(scope="session")
-def program() -> Callable[[str], str]:
-    """A program of the machine."""
-
-    def program(name: str) -> str:
-        return shutil.which(name) or missing(f"{name} is not installed")
-
-    return program
 
 
 @pytest.fixture(scope="session")

@@ -154,6 +154,17 @@ def _hold_first_step(engine: TestEngine, hold: threading.Event) -> None:
     engine.engine._timed_step = held  # type: ignore[method-assign]
 
 
+def _slow_steps(engine: TestEngine, until: threading.Event) -> None:
+    """Every step takes a tenth of a second longer, until the event is set: 100 steps outlast whatever else happens."""
+    step = engine.engine._timed_step
+
+    def slow(batch: list[Any]) -> list[Any]:
+        until.wait(0.1)
+        return step(batch)
+
+    engine.engine._timed_step = slow  # type: ignore[method-assign]
+
+
 def test_eight_variants_of_one_picture_encode_it_once(engine: TestEngine, cat: bytes) -> None:
     for answer in [engine.submit(edit(cat, seed=seed)) for seed in range(8)]:
         answer.wait()
@@ -284,12 +295,17 @@ def test_a_cancelled_edit_leaves_between_two_steps(engine: TestEngine, cat: byte
 
 def test_a_waiting_edit_can_be_cancelled(pipeline: Any, cat: bytes) -> None:
     with engine_on(pipeline, max_batch_tokens=1) as engine:
-        running = engine.submit(edit(cat, num_inference_steps=100, size=(192, 192)))
+        batches = record_batches(engine)
+        left = threading.Event()
+        _slow_steps(engine, left)
+        running = engine.submit(edit(cat, num_inference_steps=100))
+        wait_until(lambda: len(batches) >= 1)
         waiting = engine.submit(edit(cat))
         waiting.cancel = True
         with pytest.raises(Cancelled):
             waiting.wait()
         assert not running.answered_at
+        left.set()
         running.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,6 @@ def test_an_edit_among_seven_strangers_equals_its_own_solo_run(pipeline: Any, ph
 
 def _let_it_step(engine: TestEngine) -> None:
     """Until one more step is made, so that the next edit joins at another phase."""
-    import time
-
     seen = len(engine.watch.batches)
     deadline = time.monotonic() + 10
     while len(engine.watch.batches) == seen and time.monotonic() < deadline:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from qwen_edit.errors import BadRequest
-from qwen_edit.request import TENSORS, Defaults, EditRequest, parse
+from qwen_edit.request import TENSORS, Defaults, EditRequest, cancelled, parse
 from qwen_edit.settings import Limits
 
 NOW = 1_800_000_000.0
@@ -129,3 +129,14 @@ def test_no_tensors_whatever_end_in_anything_but_a_request_or_an_error_of_ours(t
         pass
     else:
         assert 0 <= parsed.start_step < parsed.stop_step <= parsed.num_inference_steps
+
+
+def test_a_call_that_cancels_names_a_request() -> None:
+    assert cancelled({"prompt": np.array([["x"]], np.object_)}) is None
+    assert cancelled({"cancel": np.array([[b"edit-1"]], np.object_)}) == "edit-1"
+
+
+@pytest.mark.parametrize("value", [[[b""]], [[b"x" * 257]], [[b"a", b"b"]], [[b"a"], [b"b"]]], ids=str)
+def test_a_call_that_cancels_nothing_is_refused(value: list[list[bytes]]) -> None:
+    with pytest.raises(BadRequest, match=r"^cancel: "):
+        cancelled({"cancel": np.array(value, np.object_)})

@@ -19,7 +19,7 @@ from shim.readiness import Readiness
 from shim.request import Job, parse_edit
 from shim.segments import Edited, Patience, Plan, Runner, back_off
 from shim.settings import Settings
-from shim.triton import Answer, Interrupted, Segment
+from shim.triton import Answer, Interrupted, Segment, Unreached
 
 
 def ends(plan: Plan, steps: int, known: bool = True) -> list[int]:
@@ -111,7 +111,7 @@ class Run:
             metrics=self.metrics,
             plan=plan,
             timeout_seconds=timeout_seconds,
-            request_id="r",
+            edit_id="r",
             admission=self.admission,
         )
 
@@ -132,6 +132,10 @@ def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def broken(segment: Segment) -> Never:
     raise Interrupted("ClientOSError: reset")
+
+
+async def unreached(segment: Segment) -> Never:
+    raise Unreached("ClientConnectorError: refused")
 
 
 async def silent(segment: Segment) -> Never:
@@ -225,11 +229,17 @@ async def test_the_models_failure_on_a_continued_segment_is_final() -> None:
 
 
 async def test_nothing_begun_and_nobody_there_is_not_ready() -> None:
-    run = Run(broken, broken, broken)
+    run = Run(unreached, unreached, unreached)
     run.triton.ready = False
     with pytest.raises(ModelNotReady):
         await run.edited()
     assert len(run.triton.segments) == 1
+
+
+async def test_a_first_segment_that_broke_off_may_have_been_taken_and_is_not_given_up() -> None:
+    run = Run(broken, unreached, refusing(QueueFull("full")), obey)
+    await run.edited(steps="8")
+    assert run.triton.spans == [(0, 3)] * 4 + [(3, 6), (6, None)]
 
 
 async def test_what_was_begun_waits_until_triton_is_back(monkeypatch: pytest.MonkeyPatch) -> None:

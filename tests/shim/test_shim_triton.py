@@ -15,7 +15,17 @@ from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.form import Part, read_form
 from shim.request import parse_edit
 from shim.settings import Settings
-from shim.triton import PREVIEW_SIDE, Answer, Body, Interrupted, Segment, _answer, _error, model_error
+from shim.triton import (
+    PREVIEW_SIDE,
+    Answer,
+    Interrupted,
+    Segment,
+    Unreached,
+    _answer,
+    _body,
+    _error,
+    model_error,
+)
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
 
@@ -36,7 +46,6 @@ def test_previews_are_as_large_as_the_model_makes_them() -> None:
         ("failed: out of memory", GenerationError, None, "Image generation failed: out of memory"),
         ("cancelled: by the client", GenerationError, None, "Image generation failed: by the client"),
         ("queue_full: 64 jobs", QueueFull, None, "The server has all the work that it can hold; try again later"),
-        ("draining: soon gone", QueueFull, None, "The server has all the work that it can hold; try again later"),
     ],
 )
 def test_the_error_word_decides(prefix: str, message: str, kind: type[ShimError], param: str | None, told: str) -> None:
@@ -90,7 +99,7 @@ def segment_of(parts: list[Part]) -> Segment:
 
 async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
     """Inputs as they travel: datatype, shape and bytes by name."""
-    made = Body(segment, "request-0")
+    made = _body(segment, "request-0")
     body, header_length = b"".join([bytes(chunk) async for chunk in made.chunks()]), len(made.header)
     assert len(body) == made.length
     header: dict[str, Any] = json.loads(body[:header_length])
@@ -140,6 +149,38 @@ PAGE = b"<html><title>503</title>The request failed: no server is available. que
 @pytest.mark.parametrize("content", [PAGE, b"", b'{"error": "Stub process is not healthy."}', b"[]", b'{"message": 1}'])
 def test_what_is_not_the_models_word_is_an_interruption(status: int, content: bytes) -> None:
     assert isinstance(_error(status, content, segment_of(PLAIN).job), Interrupted)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "reached"),
+    [
+        (500, b'{"error": "Stub process is not healthy."}', True),
+        (400, b"", True),
+        (502, PAGE, False),
+        (503, PAGE, False),
+        (503, b'{"error": "draining: the server is stopping"}', False),
+    ],
+)
+def test_a_gateways_answer_and_a_draining_servers_say_that_nobody_took_the_call(
+    status: int, content: bytes, reached: bool
+) -> None:
+    fault = _error(status, content, segment_of(PLAIN).job)
+    assert isinstance(fault, Interrupted)
+    assert isinstance(fault, Unreached) != reached
+
+
+@pytest.mark.parametrize(
+    ("message", "retry_after"),
+    [
+        ("queue_full: 8 edits are waiting or running, at most 8 are taken: retry in 17 s", "17"),
+        ("queue_full: 8 edits", None),
+        ("queue_full: retry in 170 s", None),
+    ],
+)
+def test_a_refusal_tells_when_to_try_again(message: str, retry_after: str | None) -> None:
+    error = model_error(message, FIELDS)
+    assert isinstance(error, QueueFull)
+    assert error.headers.get("retry-after") == retry_after
 
 
 def answered(**outputs: object) -> tuple[bytes, dict[str, str]]:

@@ -1,27 +1,23 @@
-"""Direct inference on the running Triton, and a second stack whose model is small and partly damaged."""
+"""Direct inference on the running Triton, and a stack with the Edit family."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import safetensors.torch
 import torch
 import tritonclient.grpc
 import tritonclient.http
 from diffusers import AutoencoderKLQwenImage
 from servers import Server, serve
-from transformers import AutoTokenizer
 from tritonclient.utils import np_to_triton_dtype
 
 from standalone.checkpoint import write_checkpoint
 
 MODEL = "qwen_image_edit"
-POISONED_WORD = "watercolor"
 TYPES = {
     "size": np.int32, "num_inference_steps": np.int32, "true_cfg_scale": np.float32, "seed": np.int64,
     "start_step": np.int32, "stop_step": np.int32, "latents": np.float32, "preview": np.int32, "arrival": np.float64,
@@ -72,13 +68,6 @@ def grpc_infer(stack: Server) -> Iterator[Infer]:
         yield infer
 
 
-@pytest.fixture
-def alone(stack: Server) -> Server:
-    """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""
-    stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 0, seconds=60)
-    return stack
-
-
 @pytest.fixture(params=["http", "grpc"])
 def infer(request: pytest.FixtureRequest, alone: Server) -> Infer:
     chosen: Infer = request.getfixturevalue(f"{request.param}_infer")
@@ -97,29 +86,6 @@ def begin() -> Callable[..., tuple[Any, list[Any]]]:
         return call, outcomes
 
     return begin
-
-
-@pytest.fixture(scope="session")
-def poisoned_word() -> str:
-    return POISONED_WORD
-
-
-@pytest.fixture(scope="session")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A 2511 checkpoint that makes NaN of the poisoned word, on a server that holds one job at a time."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("crowded") / "plus-2511", "plus-2511")
-    _poison(folder)
-    with serve(folder, DEFAULT_STEPS="2", REFERENCE_AREA="4096", MAX_JOBS="1") as server:
-        yield server
-
-
-def _poison(checkpoint: Path) -> None:
-    """The embedding of POISONED_WORD becomes NaN."""
-    (token,) = AutoTokenizer.from_pretrained(checkpoint / "tokenizer")(f" {POISONED_WORD}")["input_ids"]
-    weights = checkpoint / "text_encoder" / "model.safetensors"
-    tensors = safetensors.torch.load_file(weights)
-    tensors["model.embed_tokens.weight"][token] = torch.nan
-    safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,12 @@ def shim(stack: Server) -> Iterator[Server]:
         yield shim
 
 
-def begin(shim: Server, photo: bytes, **fields: str) -> http.client.HTTPConnection:
+def begin(
+    shim: Server, photo: bytes, headers: dict[str, str] | None = None, **fields: str
+) -> http.client.HTTPConnection:
     """A connection over which an edit was asked for."""
     url = f"{shim.url}/v1/images/edits"
-    request = requests.Request("POST", url, data={**EDIT, **fields}, files={"image": photo}).prepare()
+    request = requests.Request("POST", url, headers, data={**EDIT, **fields}, files={"image": photo}).prepare()
     connection = http.client.HTTPConnection("127.0.0.1", shim.port, timeout=60)
     connection.request("POST", request.path_url, request.body, dict(request.headers))
     return connection
@@ -69,15 +71,35 @@ def test_the_edit_ends_within_a_segment(stack: Server, shim: Server, photo: Phot
     assert sum("The client closed the connection; its edit is dropped after" in line for line in lines) == 1
 
 
-def test_one_that_leaves_while_its_edit_waits_costs_no_more_than_a_segment(
+def test_one_that_leaves_while_its_edit_waits_frees_its_place_and_costs_nothing(
     stack: Server, shim: Server, photo: Photo
 ) -> None:
-    before = stack.metric(COUNTER)
-    first = begin(shim, photo("cat"))
-    stack.wait_for(lambda: stack.metric(COUNTER) > before)
-    second = begin(shim, photo("coffee"), size="64x64")  # of another geometry: it waits for the first
-    time.sleep(0.2)
-    second.close()
-    first.close()
+    with serve_shim(f"http://{stack.triton_http}", SEGMENT_STEPS="0") as whole:
+        before = stack.metric(COUNTER)
+        first = begin(whole, photo("cat"))  # in one piece, so that it is in the engine all the time
+        stack.wait_for(lambda: stack.metric(COUNTER) > before)
+        cancelled = stack.metric("qwen_edit_edits_total", outcome="cancelled")
+        second = begin(shim, photo("coffee"), size="64x64")  # of another geometry: it waits for the first
+        stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 2)
+        second.close()
+        stack.wait_for(lambda: stack.metric("qwen_edit_edits_total", outcome="cancelled") == cancelled + 1)
+        assert stack.metric("qwen_edit_jobs", state="running") == 1, "the first has ended, and the second had its turn"
+        first.close()
+        wait_until_idle(stack)
+        assert stack.metric(COUNTER) - before < STEPS, "a call in one piece ends between two steps as well"
+
+
+def test_a_request_id_that_clients_share_cancels_only_the_edit_that_was_left(
+    stack: Server, shim: Server, photo: Photo
+) -> None:
+    headers = {"x-request-id": "always-the-same"}
+    connection = begin(shim, photo("cat"), headers=headers)
+    stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 1)
+    connection.close()
+    for _ in range(3):
+        answer = requests.post(
+            f"{shim.url}/v1/images/edits",
+            data={"prompt": "x", "size": "64x64"}, files={"image": photo("cat")}, headers=headers, timeout=60,
+        )  # fmt: skip
+        assert answer.status_code == 200
     wait_until_idle(stack)
-    assert stack.metric(COUNTER) - before <= 3 * SEGMENT_STEPS

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers import PROJECT, environment, free_ports
+from servers import PORTS, PROJECT, environment, free_ports
 
 from standalone import tritonserver
 from standalone.errors import LaunchError
@@ -19,12 +19,12 @@ from standalone.settings import Settings
 from standalone.tritonserver import MODEL_NAME, _refuse_unsupported, config_name, model_is_loaded
 
 KEY = "a-secret-of-the-launcher"
-PORTS = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+
 LAUNCH_SECONDS = 60.0
 
 
 def launch(**settings: str) -> subprocess.CompletedProcess[str]:
-    ports = dict(zip(PORTS, map(str, free_ports(4)), strict=True))
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     env = environment(**{"API_KEY": KEY, "CUDA_VISIBLE_DEVICES": "", "QWEN_MODEL_DIR": "/nowhere"} | ports | settings)
     command = [sys.executable, "-m", "standalone"]
     return subprocess.run(

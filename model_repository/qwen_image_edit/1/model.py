@@ -6,16 +6,19 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from qwen_edit.cancellations import Cancellations
 from qwen_edit.checkpoint import LoadError, find
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
-from qwen_edit.request import TENSORS, parse
+from qwen_edit.request import TENSORS, cancelled, parse
 from qwen_edit.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -59,6 +62,9 @@ class TritonPythonModel:
             loaded = load(checkpoint, settings, device)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        folder = Path(settings.control_dir or f"{tempfile.gettempdir()}/qwen-edit-{os.getppid()}")
+        self._drain_file = folder / "draining"
+        self._cancellations = Cancellations(folder / "cancelled")
         self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
         self._limits = settings.limits
         self._defaults = loaded.defaults
@@ -76,14 +82,20 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         """Hands every request to the engine, which answers through its response sender when the edit is done."""
+        if self._drain_file.exists():
+            self._engine.drain()
         for request in requests:
-            reply = TritonReply(request)
+            reply = TritonReply(request, self._cancellations)
             try:
                 tensors = {
                     name: tensor.as_numpy()
                     for name in TENSORS
                     if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
                 }
+                if (unwanted := cancelled(tensors)) is not None:
+                    self._cancellations.add(unwanted)
+                    reply.nothing()
+                    continue
                 edit = parse(tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.time())
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
@@ -119,8 +131,13 @@ class Exclusive:
 class TritonReply:
     """One request's answer, sent once."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, cancellations: Cancellations) -> None:
+        self._id = _request_id(request)
         self._sender = Exclusive(request.get_response_sender())
+        self._cancellations = cancellations
+
+    def nothing(self) -> None:
+        self._send(pb_utils.InferenceResponse(output_tensors=[]))
 
     def outcome(self, outcome: Outcome) -> None:
         request = outcome.request
@@ -146,7 +163,7 @@ class TritonReply:
         self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message, code)))
 
     def cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        return bool(self._sender.is_cancelled()) or (self._id != "" and self._cancellations.take(self._id))
 
     def _send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

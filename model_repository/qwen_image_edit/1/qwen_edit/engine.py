@@ -24,6 +24,7 @@ from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed,
 from qwen_edit.families import Geometry, Sizes
 from qwen_edit.job import Job, Outcome, Reply
 from qwen_edit.metrics import Metrics
+from qwen_edit.pace import Pace
 from qwen_edit.preparation import Preparer
 from qwen_edit.request import EditRequest
 from qwen_edit.schedule import next_batch
@@ -58,6 +59,7 @@ class Engine:
         self._stepper = Stepper(self._denoiser, max_batch_tokens, self._fail)
         self._decoder = Decoder(pipeline)
         self._schedule = SigmaSchedule(pipeline.scheduler)
+        self._pace = Pace()
         self._numbers = itertools.count()
         self._jobs: set[Job] = set()  # every job that has not been answered
         self._prepared: list[Job] = []  # those that may be scheduled; the engine thread's own
@@ -104,7 +106,10 @@ class Engine:
             raise Draining("the server is stopping: send the edit to another, or again later")
         if len(self._jobs) >= self._max_jobs:
             self._metrics.edit("refused")
-            raise QueueFull(f"{len(self._jobs)} edits are waiting or running, at most {self._max_jobs} are taken")
+            raise QueueFull(
+                f"{len(self._jobs)} edits are waiting or running, at most {self._max_jobs} are taken: "
+                f"retry in {self._pace.retry_seconds(self._jobs)} s"
+            )
 
     def _on_prepared(self, job: Job, error: EditError | None) -> None:
         """Called on the preparer's thread."""
@@ -122,7 +127,8 @@ class Engine:
         while self._is_open():
             try:
                 self._report()
-                self._await_work()
+                if self._await_work():
+                    self._report()  # what comes now can take longer than a heartbeat
                 self._drop_cancelled()
                 self._tick()
             except Exception:
@@ -144,14 +150,18 @@ class Engine:
         if self._denoiser.device.type == "cuda":
             self._metrics.gpu_peak(torch.cuda.max_memory_allocated(self._denoiser.device))
 
-    def _await_work(self) -> None:
-        """Takes over what has been prepared; waits for it, a heartbeat long, where there is nothing else to do."""
+    def _await_work(self) -> bool:
+        """Takes over what has been prepared; waits for it, a heartbeat long, where there is nothing else to do.
+
+        Whether it has waited for it.
+        """
         with self._changed:
             idle = not self._prepared and not self._arrivals
             if idle and not (self._closed and not self._jobs):
                 self._changed.wait(HEARTBEAT_SECONDS)
             self._prepared += self._arrivals
             self._arrivals.clear()
+            return idle and bool(self._prepared)
 
     def _drop_cancelled(self) -> None:
         """Asks about running edits before each of their steps, about waiting ones now and then: asking has a price."""
@@ -245,6 +255,7 @@ class Engine:
             job.times.steps += 1
             job.times.rows += rows
         if advanced:
+            self._pace.stepped(len(advanced), elapsed)
             self._metrics.step(len(advanced), rows)
             self._metrics.seconds("denoise", elapsed)
         return advanced

@@ -98,6 +98,12 @@ class Job:
             raise RuntimeError(f"job {self.number} is used before it is encoded")
         return self.state
 
+    @property
+    def steps_left(self) -> int:
+        """Of the whole edit, whatever this run of it was asked for."""
+        done = self.request.start_step if self.state is None else self.state.step
+        return self.request.num_inference_steps - done
+
     def forget_inputs(self) -> None:
         """Once it is encoded, a job needs its pictures no more; a waiting crowd's would fill the memory."""
         self.prepared = replace(self.ready, references=())

@@ -24,7 +24,8 @@ MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma d
 MAX_PREVIEW_SIDE = 1024  # pixels
 MAX_AGE_SECONDS = 3600.0  # an `arrival` further back counts as this old
 MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
-MAX_REQUEST_ID = 128  # characters
+MAX_REQUEST_ID = 128  # characters that a log line carries
+MAX_CANCELLED_ID = 256  # bytes
 
 # Name → (numpy kind, shape without the batch dimension; -1 is any). Kind "O" is Triton's BYTES.
 TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -41,6 +42,7 @@ TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "latents": ("f", (-1, -1)),
     "preview": ("i", (1,)),
     "arrival": ("f", (1,)),
+    "cancel": ("O", (1,)),
 }
 
 
@@ -107,6 +109,16 @@ def parse(
         preview=_integer(values, "preview", 0, 0, MAX_PREVIEW_SIDE),
         arrival=_arrival(values, now),
     )
+
+
+def cancelled(tensors: Mapping[str, Array]) -> str | None:
+    """The request id that a call asks to cancel; None for an edit."""
+    if "cancel" not in tensors:
+        return None
+    raw = _bytes("cancel", _unbatched("cancel", tensors["cancel"])[0])
+    if not 0 < len(raw) <= MAX_CANCELLED_ID:
+        raise BadRequest("cancel", f"{len(raw)} bytes: a request id of 1 to {MAX_CANCELLED_ID} bytes is allowed")
+    return raw.decode("utf-8", "replace")
 
 
 def printable(request_id: str) -> str:

@@ -45,6 +45,7 @@ class Settings:
     conditioning_cache_mb: int | None  # None: by device
     vl_positions: str
     torch_threads: int
+    control_dir: str  # through which supervisor and instances talk; empty: one of this server's own
     log_level: str
 
     def cache_bytes(self, *, on_gpu: bool) -> int:
@@ -76,6 +77,7 @@ class Settings:
             conditioning_cache_mb=source.optional_integer("CONDITIONING_CACHE_MB", 0, 2**20),
             vl_positions=source.choice("VL_POSITIONS", "mrope", VL_POSITIONS),
             torch_threads=source.integer("TORCH_THREADS", max(1, (os.cpu_count() or 2) - 1), 1, 1024),
+            control_dir=source.text("CONTROL_DIR"),
             log_level=source.choice("LOG_LEVEL", "INFO", LOG_LEVELS),
         )
 

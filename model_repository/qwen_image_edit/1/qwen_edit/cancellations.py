@@ -1,0 +1,41 @@
+"""Edits that nobody waits for any more, by the id of their request.
+
+The model does not see that a plain HTTP call was given up. So its caller can say so in a call of its own, which Triton
+hands to any instance: the instances of one server tell each other through a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from pathlib import Path
+
+KEPT_SECONDS = 60.0  # for a call that overtakes the edit it is about
+
+
+class Cancellations:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, request_id: str) -> None:
+        self._forget_old()
+        self._mark(request_id).touch()
+
+    def take(self, request_id: str) -> bool:
+        """Whether the request was cancelled; told once."""
+        mark = self._mark(request_id)
+        if not mark.exists():
+            return False
+        mark.unlink(missing_ok=True)
+        return True
+
+    def _mark(self, request_id: str) -> Path:
+        return self._folder / hashlib.sha256(request_id.encode()).hexdigest()
+
+    def _forget_old(self) -> None:
+        for mark in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another instance was faster
+                if time.time() - mark.stat().st_mtime > KEPT_SECONDS:
+                    mark.unlink()

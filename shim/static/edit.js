@@ -1,0 +1,101 @@
+// One edit: what was asked for, how it is sent, and what comes back.
+
+import { readEvents } from "./events.js";
+import { Failure, brokenOff, failureOf, refusalOf } from "./failures.js";
+import { ask, EDITS } from "./server.js";
+
+const PARTIAL_IMAGES = "2";
+const SEEDS = 2n ** 63n;
+
+/**
+ * @typedef {object} Edit
+ * @property {string} part       the name of the file parts: "image[]" are references of one edit, "images" a batch
+ * @property {{file: File, name: string, url: string}[]} pictures
+ * @property {Blob | null} mask
+ * @property {Record<string, string>} fields  only those that are set
+ * @property {number} variants
+ *
+ * @typedef {{kind: "sent"}
+ *   | {kind: "step", done: number, steps: number}
+ *   | {kind: "partial", index: number, blob: Blob, size: string}
+ *   | {kind: "output", index: number, blob: Blob, size: string, seed: number}} News
+ */
+
+export const outputsOf = (edit) => edit.variants * (edit.part === "images" ? edit.pictures.length : 1);
+
+/** The picture that the output was made of. */
+export const sourceOf = (edit, index) => edit.pictures[edit.part === "images" ? Math.floor(index / edit.variants) : 0];
+
+/** Whether the outputs have the shape of their source, as far as the model can make it. */
+export const keepsShape = (edit) =>
+  edit.fields.size === "auto" && (edit.part === "images" || edit.pictures.length === 1 || Boolean(edit.mask));
+
+/** The seed in full: JSON has rounded a large one. */
+export function seedOf(edit, index, reported) {
+  if (!edit.fields.seed) return String(reported);
+  return String((BigInt(edit.fields.seed) + BigInt(index % edit.variants)) % SEEDS);
+}
+
+/**
+ * Throws a Failure, or the signal's AbortError.
+ * @returns {AsyncGenerator<News>}
+ */
+export async function* run(edit, signal) {
+  const response = await send(edit, signal);
+  if (!response.ok) throw await refusalOf(response);
+  yield { kind: "sent" };
+  let outputs = 0;
+  try {
+    for await (const frame of readEvents(response.body)) {
+      const news = newsOf(frame);
+      if (news?.kind === "output") outputs += 1;
+      if (news) yield news;
+    }
+  } catch (error) {
+    throw error instanceof Failure || signal.aborted ? error : brokenOff(true);
+  }
+  if (outputs < outputsOf(edit)) throw brokenOff(true);
+}
+
+async function send(edit, signal) {
+  try {
+    return await ask(EDITS, { method: "POST", body: formOf(edit), signal });
+  } catch (error) {
+    throw signal.aborted ? error : brokenOff(false);
+  }
+}
+
+function formOf(edit) {
+  const form = new FormData();
+  for (const { file, name } of edit.pictures) form.append(edit.part, file, name);
+  if (edit.mask) form.append("mask", edit.mask, "mask.png");
+  for (const [name, value] of Object.entries(edit.fields)) form.append(name, value);
+  form.append("stream", "true");
+  form.append("partial_images", PARTIAL_IMAGES);
+  return form;
+}
+
+function newsOf({ event, data, comment }) {
+  if (comment !== undefined) return stepOf(comment);
+  const told = JSON.parse(data);
+  switch (event) {
+    case "error":
+      throw failureOf(told);
+    case "image_edit.partial_image":
+      return { kind: "partial", index: told.index ?? 0, blob: pictureOf(told), size: told.size };
+    case "image_edit.completed":
+      return { kind: "output", index: told.index, blob: pictureOf(told), size: told.size, seed: told.seed };
+    default:
+      return null;
+  }
+}
+
+function stepOf(comment) {
+  const progress = /^progress (\d+)\/(\d+)$/.exec(comment);
+  return progress && { kind: "step", done: Number(progress[1]), steps: Number(progress[2]) };
+}
+
+function pictureOf({ b64_json, output_format }) {
+  const bytes = Uint8Array.fromBase64?.(b64_json) ?? Uint8Array.from(atob(b64_json), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: `image/${output_format}` });
+}

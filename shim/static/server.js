@@ -1,0 +1,64 @@
+// What the page knows of its server: the limits in its description, the model, and the key.
+
+const KEY = "api-key";
+export const EDITS = "v1/images/edits";
+
+/** Relative to the page, which a proxy may serve under a prefix. */
+export const addressOf = (path) => new URL(path, document.baseURI).href;
+
+export const storedKey = () => sessionStorage.getItem(KEY) ?? "";
+
+export function storeKey(key) {
+  if (key) sessionStorage.setItem(KEY, key);
+  else sessionStorage.removeItem(KEY);
+}
+
+/**
+ * Without credentials: else the browser would answer a 401 with its own password box.
+ * A header carries Latin-1, and a key in UTF-8 is what the server expects.
+ */
+export function ask(path, options = {}) {
+  const key = storedKey();
+  const headers = key ? { Authorization: `Bearer ${asBytes(key)}` } : {};
+  return fetch(addressOf(path), { credentials: "omit", cache: "no-store", headers, ...options });
+}
+
+const asBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
+/**
+ * @typedef {object} Limits
+ * @property {boolean} needsKey
+ * @property {number} references  pictures of one edit
+ * @property {number} steps
+ * @property {number} variants
+ */
+
+/**
+ * From the server's description; null where that cannot be read.
+ * @returns {Promise<Limits | null>}
+ */
+export async function readLimits() {
+  try {
+    const description = await (await ask("openapi.json")).json();
+    const operation = description.paths[`/${EDITS}`].post;
+    const fields = operation.requestBody.content["multipart/form-data"].schema.properties;
+    return {
+      needsKey: !operation.security.some((scheme) => Object.keys(scheme).length === 0),
+      references: fields["image[]"].maxItems,
+      steps: fields.num_inference_steps.maximum,
+      variants: fields.n.maximum,
+    };
+  } catch {
+    return null;
+  }
+}
+
+/** The model's name, or "" where the server does not tell. */
+export async function readModel() {
+  try {
+    const models = await (await ask("v1/models")).json();
+    return models.data[0].id;
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,97 @@
+"""What the engines tell of themselves on Triton's /metrics, and whether they still get on with their work."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+SAMPLE = re.compile(r"^qwen_edit_(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+IDLE_HEARTBEAT_SECONDS = 5.0  # an idle engine beats every second
+BUSY_HEARTBEAT_SECONDS = 15.0  # a busy one between two steps, encodings or decodings
+STALL_STEPS = 20  # no engine is called stalled before so many of its own steps would have been made
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """One engine at one moment."""
+
+    heartbeat: float  # Unix seconds
+    jobs: int  # waiting and running
+    steps: float  # made since the start
+    ended: float  # edits
+    encode_seconds: float
+    denoise_seconds: float
+    forwards: float
+
+    @property
+    def progress(self) -> tuple[float, ...]:
+        return self.steps, self.ended, self.encode_seconds
+
+
+def parse(metrics: str) -> dict[str, EngineState]:
+    """The state of every instance, by its name, from the text of Triton's /metrics."""
+    totals: dict[str, defaultdict[str, float]] = {}
+    for name, labels, value in SAMPLE.findall(metrics):
+        label = dict(LABEL.findall(labels))
+        sums = totals.setdefault(label["instance"], defaultdict(float))
+        sums[name] += float(value)
+        if "stage" in label:
+            sums[f"{name}:{label['stage']}"] += float(value)
+    return {instance: _state(sums) for instance, sums in totals.items()}
+
+
+def _state(sums: defaultdict[str, float]) -> EngineState:
+    return EngineState(
+        heartbeat=sums["heartbeat_seconds"],
+        jobs=int(sums["jobs"]),
+        steps=sums["steps_total"],
+        ended=sums["edits_total"],
+        encode_seconds=sums["seconds_total:encode"],
+        denoise_seconds=sums["seconds_total:denoise"],
+        forwards=sums["rows_per_step_count"],
+    )
+
+
+class EngineWatch:
+    """One engine, looked at now and then. Times are Unix seconds."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._step_seconds = 0.0  # the longest that was seen, averaged between two looks
+        self._state: EngineState | None = None
+        self._moved_at = 0.0
+
+    @property
+    def jobs(self) -> int:
+        return self._state.jobs if self._state else 0
+
+    def observe(self, state: EngineState, now: float) -> None:
+        before, self._state = self._state, state
+        if before is None or state.jobs == 0 or state.progress != before.progress:
+            self._moved_at = now
+        if before is not None and state.forwards > before.forwards:
+            seconds = (state.denoise_seconds - before.denoise_seconds) / (state.forwards - before.forwards)
+            self._step_seconds = max(self._step_seconds, seconds)
+
+    def stalled(self, now: float) -> str | None:
+        """Why its server must be started again."""
+        if self._state is None:
+            return None
+        limit = max(self._stall_seconds, STALL_STEPS * self._step_seconds)
+        if self._state.jobs and now - self._moved_at > limit:
+            return f"its engine has {self._state.jobs} edits and made no step for {now - self._moved_at:.0f} s"
+        if now - self._state.heartbeat > limit:
+            return f"its engine has no heartbeat for {now - self._state.heartbeat:.0f} s"
+        return None
+
+    def late(self, now: float) -> str | None:
+        """Why no edit should be sent to it now."""
+        if self._state is None:
+            return None
+        slow = max(BUSY_HEARTBEAT_SECONDS, STALL_STEPS * self._step_seconds)
+        limit = slow if self._state.jobs else IDLE_HEARTBEAT_SECONDS
+        age = now - self._state.heartbeat
+        return f"an engine's heartbeat is {age:.0f} s old" if age > limit else None

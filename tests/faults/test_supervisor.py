@@ -1,0 +1,178 @@
+"""Faults injected into a real supervised Triton, and what is seen from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from servers import Server, answers_200, serve
+from stacks import supervise, tritonserver, worker
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+Photo = Callable[[str], bytes]
+MODEL = "qwen_image_edit"
+NOTICE_SECONDS = 5.0
+DTYPES = {"size": np.int32, "num_inference_steps": np.int32, "seed": np.int64, "start_step": np.int32,
+          "stop_step": np.int32, "latents": np.float32}  # fmt: skip
+
+
+def health(server: Server) -> tuple[int, dict[str, str]]:
+    try:
+        with urllib.request.urlopen(server.healthz, timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def infer(server: Server, picture: bytes, **tensors: Any) -> Any:
+    inputs = []
+    for name, value in {"image": [picture], "prompt": [b"blue"], "size": [64, 64], "seed": [1], **tensors}.items():
+        array = np.array([value], dtype=DTYPES.get(name, np.object_))
+        tensor = tritonclient.http.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        inputs.append(tensor.set_data_from_numpy(array))
+    with tritonclient.http.InferenceServerClient(server.triton_http, network_timeout=60.0) as client:
+        return client.infer(MODEL, inputs)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Zombies have: who should collect them is not ours."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture(scope="module")
+def stack_of_its_own(checkpoint: Callable[[str], Path]) -> Iterator[Server]:
+    """The whole server; three seconds without a step are a stall."""
+    settings = {"WORKER_STALL_SECONDS": "3", "REFERENCE_AREA": "4096", "MAX_FAILURES": "100", "DEFAULT_STEPS": "2"}
+    with serve(checkpoint("plus"), **settings) as server:
+        yield server
+
+
+def wait_for_new_worker(server: Server, old: int) -> None:
+    server.wait_for(lambda: answers_200(f"{server.url}/ready") and answers_200(server.healthz), seconds=60)
+    assert worker(server).pid != old
+    assert server.metric("qwen_edit_jobs") == 0
+    assert server.metric("qwen_edit_cache_bytes") == 0
+
+
+@pytest.mark.parametrize("victim", [worker, tritonserver], ids=["worker", "tritonserver"])
+def test_readiness_tells_the_truth_within_5_s_of_a_death_and_of_the_recovery(
+    stack_of_its_own: Server, victim: Callable[[Server], psutil.Process]
+) -> None:
+    server = stack_of_its_own
+    old = worker(server).pid
+    victim(server).kill()
+    server.wait_for(lambda: not answers_200(server.healthz), seconds=NOTICE_SECONDS)
+    server.wait_for(lambda: not answers_200(f"{server.url}/ready"), seconds=NOTICE_SECONDS)
+    assert health(server)[1].keys() == {"status", "reason"}
+    server.wait_for(lambda: answers_200(server.healthz), seconds=60)
+    server.wait_for(lambda: answers_200(f"{server.url}/ready"), seconds=NOTICE_SECONDS)
+    wait_for_new_worker(server, old)
+
+
+def test_a_worker_that_makes_no_step_while_it_has_an_edit_is_started_again(
+    stack_of_its_own: Server, photo: Photo
+) -> None:
+    server = stack_of_its_own
+    stopped = worker(server)
+    with ThreadPoolExecutor() as pool:
+        steps = server.metric("qwen_edit_steps_total")
+        editing = pool.submit(infer, server, photo("cat"), size=[512, 512], num_inference_steps=[100])
+        server.wait_for(lambda: server.metric("qwen_edit_steps_total") > steps)
+        stopped.send_signal(signal.SIGSTOP)
+        server.wait_for(lambda: not answers_200(server.healthz), seconds=NOTICE_SECONDS)
+        with pytest.raises(Exception, match=r"reset|closed|IncompleteRead|refused|ended"):
+            editing.result()  # free at once, though its worker never answered
+    wait_for_new_worker(server, stopped.pid)
+    assert re.search("tritonserver: its engine has .* (made no step|no heartbeat) for .* s; it is ended", server.log)
+
+
+def test_an_idle_worker_that_hangs_is_noticed_too(stack_of_its_own: Server) -> None:
+    stopped = worker(stack_of_its_own)
+    stopped.send_signal(signal.SIGSTOP)
+    stack_of_its_own.wait_for(lambda: not answers_200(stack_of_its_own.healthz), seconds=NOTICE_SECONDS)
+    stack_of_its_own.wait_for(lambda: has_ended(stopped), seconds=20)
+    wait_for_new_worker(stack_of_its_own, stopped.pid)
+
+
+def test_no_shared_memory_is_left_by_those_that_died(stack_of_its_own: Server) -> None:
+    mark = f"qwen_image_edit_{stack_of_its_own.process.pid}_"
+    before = {path.name for path in Path("/dev/shm").glob(f"{mark}*")}
+    old = worker(stack_of_its_own).pid
+    worker(stack_of_its_own).kill()
+    stack_of_its_own.wait_for(lambda: not answers_200(stack_of_its_own.healthz))
+    wait_for_new_worker(stack_of_its_own, old)
+    after = {path.name for path in Path("/dev/shm").glob(f"{mark}*")}
+    assert len(after) == len(before)
+    assert not after & before
+
+
+def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[[str], Path]) -> None:
+    with supervise(checkpoint("plus"), MAX_FAILURES="2", FAILURE_WINDOW_MINUTES="7") as server:
+        worker(server).kill()
+        server.wait_for(lambda: not answers_200(server.healthz))
+        server.wait_for(lambda: answers_200(server.healthz), seconds=60)
+        worker(server).kill()
+        assert server.process.wait(20) == 1
+        last = server.log.splitlines()[-1]
+    assert last.startswith("error: tritonserver: its worker ")
+    assert last.endswith("that was failure 2 within 7 minutes, as many as MAX_FAILURES allows")
+
+
+@pytest.fixture
+def supervised(checkpoint: Callable[[str], Path]) -> Iterator[Server]:
+    with supervise(checkpoint("plus"), REFERENCE_AREA="4096", DRAIN_SECONDS="30") as server:
+        yield server
+
+
+def test_a_draining_server_takes_continued_edits_refuses_new_ones_and_ends_when_it_is_empty(
+    supervised: Server, photo: Photo
+) -> None:
+    picture = photo("cat")
+    many = {"num_inference_steps": [60], "size": [256, 256]}
+    first = infer(supervised, picture, **many, stop_step=[2])
+    with ThreadPoolExecutor() as pool:
+        under_way = pool.submit(infer, supervised, picture, **many)
+        supervised.wait_for(lambda: supervised.metric("qwen_edit_jobs", state="running") == 1)
+        supervised.process.send_signal(signal.SIGTERM)
+        supervised.wait_for(lambda: health(supervised)[0] == 503, seconds=2)
+        assert health(supervised)[1]["reason"] == "draining"
+        with pytest.raises(InferenceServerException, match="draining: "):
+            infer(supervised, picture)
+        continued = infer(
+            supervised, picture, **many, start_step=[2], stop_step=[3], latents=first.as_numpy("latents")[0]
+        )
+        assert continued.as_numpy("step")[0][0] == 3
+        assert under_way.result().as_numpy("image").shape == (1, 256, 256, 3)
+    started = time.monotonic()
+    assert supervised.process.wait(20) == 0
+    assert time.monotonic() - started < 15, "it had nothing left to wait for"
+
+
+def test_a_second_signal_ends_it_at_once(supervised: Server, photo: Photo) -> None:
+    with ThreadPoolExecutor() as pool:
+        editing = pool.submit(infer, supervised, photo("cat"), num_inference_steps=[100], size=[768, 768])
+        supervised.wait_for(lambda: supervised.metric("qwen_edit_jobs") == 1)
+        worker_process = worker(supervised)
+        supervised.process.send_signal(signal.SIGTERM)
+        supervised.wait_for(lambda: health(supervised)[0] == 503, seconds=2)
+        supervised.process.send_signal(signal.SIGTERM)
+        assert supervised.process.wait(15) == 0
+        with pytest.raises(Exception, match=r"."):
+            editing.result()
+    assert has_ended(worker_process)

@@ -1,0 +1,69 @@
+"""Parts of a running server by name, and servers of several parts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from servers import PROJECT, Server, answers_200, environment, free_ports, run, serve_shim
+
+from standalone.observer import workers
+
+SUPERVISOR_PORTS = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
+
+
+def tritonserver(server: Server) -> psutil.Process:
+    children = psutil.Process(server.process.pid).children()
+    (found,) = [child for child in children if child.cmdline() and child.cmdline()[0].endswith("/tritonserver")]
+    return found
+
+
+def worker(server: Server) -> psutil.Process:
+    (found,) = workers(tritonserver(server).pid)
+    return found
+
+
+@contextlib.contextmanager
+def supervise(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
+    """`python -m standalone.supervisor`: a supervised Triton without a shim; healthy when entered."""
+    ports = free_ports(len(SUPERVISOR_PORTS))
+    at = {name: str(port) for name, port in zip(SUPERVISOR_PORTS, ports, strict=True)}
+    env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **settings)
+    with run([sys.executable, "-m", "standalone.supervisor"], env, 0, *ports) as server:
+        server.wait_for(lambda: server.process.poll() is not None or answers_200(server.healthz), seconds=120)
+        assert server.process.poll() is None, server.log
+        yield server
+
+
+@dataclass
+class Balanced:
+    tritons: list[Server]
+    shim: Server
+    haproxy: Server
+
+
+def haproxy() -> str | None:
+    return shutil.which("haproxy", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+
+
+@contextlib.contextmanager
+def balanced(checkpoint: Path | str, **settings: str) -> Iterator[Balanced]:
+    """Two supervised Tritons behind a HAProxy with the shipped configuration, and a shim in front of it."""
+    with contextlib.ExitStack() as stack:
+        tritons = [stack.enter_context(supervise(checkpoint, **settings)) for _ in range(2)]
+        (port,) = free_ports(1)
+        env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port))
+        for number, triton in enumerate(tritons, 1):
+            env |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
+        binary = haproxy()
+        assert binary
+        proxy = stack.enter_context(run([binary, "-db", "-f", str(PROJECT / "haproxy.cfg")], env, port))
+        proxy.wait_ready(path="/healthz")
+        shim = stack.enter_context(serve_shim(proxy.url, HEALTH_URL=f"{proxy.url}/healthz"))
+        yield Balanced(tritons, shim, proxy)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from standalone.engines import EngineState, EngineWatch, parse
+
+METRICS = """\
+# HELP qwen_edit_edits_total Edits by how they ended
+# TYPE qwen_edit_edits_total counter
+qwen_edit_edits_total{instance="one",outcome="finished"} 3
+qwen_edit_edits_total{instance="one",outcome="failed"} 1
+qwen_edit_edits_total{instance="two",outcome="finished"} 7
+qwen_edit_steps_total{instance="one"} 120
+qwen_edit_rows_per_step_count{instance="one"} 40
+qwen_edit_rows_per_step_sum{instance="one"} 80
+qwen_edit_rows_per_step_bucket{instance="one",le="1"} 12
+qwen_edit_seconds_total{instance="one",stage="queue"} 100
+qwen_edit_seconds_total{instance="one",stage="encode"} 2.5
+qwen_edit_seconds_total{instance="one",stage="denoise"} 20
+qwen_edit_jobs{instance="one",state="waiting"} 2
+qwen_edit_jobs{instance="one",state="running"} 1
+qwen_edit_jobs{instance="two",state="running"} 0
+qwen_edit_heartbeat_seconds{instance="one"} 1795000000.25
+nv_inference_count{model="qwen_image_edit",version="1"} 5
+"""
+NOW = 1000.0
+IDLE = EngineState(heartbeat=NOW, jobs=0, steps=0, ended=0, encode_seconds=0, denoise_seconds=0, forwards=0)
+BUSY = replace(IDLE, jobs=3)
+
+
+def test_the_state_of_every_instance_is_read() -> None:
+    states = parse(METRICS)
+    assert states.keys() == {"one", "two"}
+    assert states["one"] == EngineState(
+        heartbeat=1795000000.25, jobs=3, steps=120, ended=4, encode_seconds=2.5, denoise_seconds=20, forwards=40
+    )
+    assert (states["two"].jobs, states["two"].ended) == (0, 7)
+
+
+def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(BUSY, NOW)
+    watch.observe(replace(BUSY, heartbeat=NOW + 60), NOW + 60)
+    assert watch.stalled(NOW + 60) is None
+    assert watch.stalled(NOW + 61) == "its engine has 3 edits and made no step for 61 s"
+
+
+def test_steps_ended_edits_and_encodings_are_progress() -> None:
+    for change in ({"steps": 1.0}, {"ended": 1.0}, {"encode_seconds": 1.0}):
+        watch = EngineWatch(stall_seconds=60)
+        watch.observe(BUSY, NOW)
+        watch.observe(replace(BUSY, heartbeat=NOW + 50, **change), NOW + 50)
+        assert watch.stalled(NOW + 100) is None
+        assert watch.stalled(NOW + 111) is not None
+
+
+def test_an_engine_is_given_twenty_of_its_own_steps() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(BUSY, NOW)
+    watch.observe(replace(BUSY, steps=4, forwards=2, denoise_seconds=20, heartbeat=NOW + 20), NOW + 20)  # 10 s a step
+    assert watch.stalled(NOW + 20 + 200) is None
+    assert watch.stalled(NOW + 20 + 201) is not None
+
+
+def test_an_idle_engine_whose_heart_stopped_is_stalled_and_late_long_before() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(IDLE, NOW)
+    assert watch.late(NOW + 5) is None
+    assert watch.late(NOW + 6) == "an engine's heartbeat is 6 s old"
+    watch.observe(IDLE, NOW + 60)
+    assert watch.stalled(NOW + 60) is None
+    assert watch.stalled(NOW + 61) == "its engine has no heartbeat for 61 s"
+
+
+def test_a_busy_engine_may_be_silent_for_longer_than_an_idle_one() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(BUSY, NOW)
+    assert watch.late(NOW + 15) is None
+    assert watch.late(NOW + 16) is not None
+
+
+def test_an_engine_that_was_never_seen_is_not_judged() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    assert (watch.jobs, watch.stalled(NOW), watch.late(NOW)) == (0, None, None)

@@ -1,0 +1,123 @@
+"""Several servers on one machine: how they are planned, and two of them, on the CPU, behind the launcher's HAProxy."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from servers import PORTS, Server, environment, run
+
+from standalone import balancer, cuda
+from standalone.errors import LaunchError
+from standalone.plan import Plan, plan
+from standalone.settings import Settings
+from standalone.tritonserver import TritonServer
+
+# A launcher on a machine that seems to have two devices, whose servers run on the CPU.
+TWO_SERVERS = """
+import sys
+from standalone import plan
+from standalone.__main__ import main
+plan._devices = lambda settings, environ: ["", ""]
+sys.exit(main())
+"""
+
+
+def plans(tmp_path: Path, environ: dict[str, str] | None = None, **settings: str) -> list[Plan]:
+    triton = TritonServer(Path("/bin/true"), backends=None, library_path=())
+    given = Settings.from_environment({"ONE_SERVER_PER_GPU": "1", **settings})
+    return plan(given, triton, model_dir="/m", shm_prefix="p_", folder=tmp_path, environ=environ or {})
+
+
+@pytest.fixture
+def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "device_count", lambda: 3)
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_every_gpu_has_a_server_with_ports_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    planned = plans(tmp_path)
+    assert [each.environment["CUDA_VISIBLE_DEVICES"] for each in planned] == ["0", "1", "2"]
+    assert [each.settings.triton_http_port for each in planned] == [8010, 8020, 8030]
+    assert [each.settings.supervisor_port for each in planned] == [8013, 8023, 8033]
+    assert len({each.shm_prefix for each in planned}) == 3
+    assert {each.environment["CONTROL_DIR"] for each in planned} == {str(each.control_dir) for each in planned}
+    assert len({each.control_dir for each in planned}) == 3
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_only_devices_that_are_visible_get_one(tmp_path: Path) -> None:
+    planned = plans(tmp_path, environ={"CUDA_VISIBLE_DEVICES": "4,5,GPU-7"})
+    assert [each.environment["CUDA_VISIBLE_DEVICES"] for each in planned] == ["4", "5", "GPU-7"]
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_without_the_setting_one_server_has_all(tmp_path: Path) -> None:
+    (only,) = plans(tmp_path, ONE_SERVER_PER_GPU="0")
+    assert "CUDA_VISIBLE_DEVICES" not in only.environment
+    assert only.name == "tritonserver"
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_one_pipeline_over_all_devices_does_not_go_with_it(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="DEVICE_MAP=balanced does not go with it"):
+        plans(tmp_path, DEVICE_MAP="balanced")
+
+
+def test_without_a_device_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "device_count", lambda: 0)
+    with pytest.raises(LaunchError, match="ONE_SERVER_PER_GPU=1: no CUDA device was found"):
+        plans(tmp_path)
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_the_balancer_is_told_of_every_server(tmp_path: Path) -> None:
+    told = balancer.environment(Settings.from_environment({"BALANCER_PORT": "9999"}), plans(tmp_path))
+    assert told["BALANCER_PORT"] == "9999"
+    assert [told[f"TRITON_{number}"] for number in (1, 2, 3)] == ["127.0.0.1:8010", "127.0.0.1:8020", "127.0.0.1:8030"]
+    assert [told[f"HEALTH_{number}"] for number in (1, 2, 3)] == ["8013", "8023", "8033"]
+
+
+def test_a_machine_without_haproxy_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancer.shutil, "which", lambda name, path: None)
+    with pytest.raises(LaunchError, match=r"needs haproxy in front of the servers: install it"):
+        balancer.command()
+
+
+@pytest.fixture
+def free_block() -> int:
+    """The first of twenty free ports in a row: the second server's lie ten higher."""
+    for first in range(20_000, 30_000, 20):
+        with contextlib.ExitStack() as bound, contextlib.suppress(OSError):
+            for port in range(first, first + 20):
+                bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise AssertionError("no twenty free ports in a row")
+
+
+def test_two_servers_behind_the_launchers_haproxy_share_the_edits(
+    checkpoint: Callable[[str], Path], photo: Callable[[str], bytes], program: Callable[[str], str], free_block: int
+) -> None:
+    program("haproxy")
+    ports = dict(zip(PORTS, range(free_block, free_block + len(PORTS)), strict=True))
+    at = {name: str(port) for name, port in ports.items()} | {"BALANCER_PORT": str(free_block + len(PORTS))}
+    settings = {"QWEN_MODEL_DIR": str(checkpoint("plus")), "REFERENCE_AREA": "4096", "DRAIN_SECONDS": "0", **at}
+    with run([sys.executable, "-c", TWO_SERVERS], environment(**settings), *ports.values()) as server:
+        server.wait_ready()
+        second = Server(server.process, server.log_path, 0, triton_metrics_port=server.triton_metrics_port + 10)
+        for seed in range(6):
+            fields = {"prompt": "x", "size": "64x64", "seed": str(seed), "n": "4", "num_inference_steps": "10"}
+            answer = requests.post(
+                f"{server.url}/v1/images/edits", data=fields, files={"image": photo("cat")}, timeout=60
+            )
+            assert answer.status_code == 200
+        assert server.metric("qwen_edit_steps_total") > 0
+        assert second.metric("qwen_edit_steps_total") > 0
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 128 + signal.SIGTERM
