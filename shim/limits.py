@@ -39,14 +39,23 @@ class BodyLimit:
             return await self.app(scope, receive, send)
         declared = Headers(scope=scope).get("content-length", "")
 
+        answered = False
+
+        async def noting(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
         async def limited() -> Message:
+            if answered:
+                return await receive()  # by a stream, to hear whether its client goes away
             self._check(int(declared) if declared.isdecimal() else 0)
             message = await receive()
             scope["state"]["body_bytes"] += len(message.get("body", b""))
             self._check(scope["state"]["body_bytes"])
             return message
 
-        return await self.app(scope, limited, send)
+        return await self.app(scope, limited, noting)
 
     def _check(self, size: int) -> None:
         if size > self.max_bytes:

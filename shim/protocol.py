@@ -75,7 +75,10 @@ class BoundedProtocol(H11Protocol):
         self._writing.start(STALL_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
-        """Called where h11 has raised."""
+        """Called where h11 has raised; what the application may be about to answer has no place any more."""
+        if self.cycle is not None and not self._is_answered():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return

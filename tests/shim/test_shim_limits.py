@@ -59,3 +59,17 @@ async def test_an_undeclared_length_is_counted_while_it_streams() -> None:
 async def test_a_body_longer_than_declared_is_counted_too() -> None:
     with pytest.raises(PayloadTooLarge):
         await read([b"12345678901"], content_length="1")
+
+
+async def test_a_body_that_is_too_large_does_not_break_an_answer_under_way() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None: ...
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        assert (await receive())["type"] == "http.disconnect"
+
+    scope = {"type": "http", "headers": [(b"content-length", b"11")], "state": {"body_bytes": 0}}
+    await BodyLimit(app, LIMIT)(scope, receive, send)

@@ -212,6 +212,13 @@ def test_a_damaged_body_is_400_in_its_dialect(client: socket.socket) -> None:
     assert json.loads(body)["error"]["code"] == "INVALID_INPUT"
 
 
+def test_a_damaged_body_that_nobody_reads_is_400_once(client: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
+    assert answer(client)[0] == 400
+    assert client.recv(100) == b""
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_damage_behind_the_answer_only_closes(client: socket.socket) -> None:
     client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
     assert answer(client)[0] == 200
