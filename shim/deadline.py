@@ -8,7 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.errors import BodyTimeout
-from shim.limits import MIN_BODY_RATE
+from shim.limits import BODYLESS, MIN_BODY_RATE
 
 
 class BodyDeadline:
@@ -19,7 +19,7 @@ class BodyDeadline:
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get("method") in BODYLESS:
             return await self.app(scope, receive, send)
         received, waited, complete = 0, 0.0, False
 

@@ -24,6 +24,7 @@ MIN_SIDE = 64  # pixels
 MAX_ASPECT = 8  # longer side over shorter side of an input picture
 MAX_SEED = 2**63 - 1
 MAX_RANDOM_SEED = 2**32 - 1
+BODYLESS = ("GET", "HEAD")  # methods of which no body is read
 MAX_VARIANTS = 10  # the field `n`
 
 
@@ -35,7 +36,7 @@ class BodyLimit:
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get("method") in BODYLESS:
             return await self.app(scope, receive, send)
         declared = Headers(scope=scope).get("content-length", "")
 

@@ -113,6 +113,7 @@ class Launcher:
         if self.signal is not None:
             return
         env = {
+            **tritonserver.MALLOC,
             **os.environ,
             # No balancer has to notice the stop; what is under way is waited for all the same.
             "DRAIN_SECONDS": os.environ.get("DRAIN_SECONDS") or "0",

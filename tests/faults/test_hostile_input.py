@@ -33,6 +33,7 @@ INPUTS = 21_600 if FULL else 320
 CLIENTS = 6  # that send bad inputs at the same time
 WARM_UP = 0.1  # of the inputs come before memory is first measured
 GROWTH = 1.05  # of resident memory from then to the end
+NOISE = 16 * 2**20  # bytes that come and go: tritonserver has only seventy million
 BODY_TIMEOUT_SECONDS = 2
 HEAD_SECONDS = 20  # shim.protocol's
 
@@ -173,4 +174,4 @@ def test_no_bad_input_does_harm(
     for name, grown in after.items():
         assert grown.files <= before[name].files + 8, growth(before, after)
         assert grown.threads <= before[name].threads + 8, growth(before, after)
-        assert not FULL or grown.memory <= GROWTH * before[name].memory, growth(before, after)
+        assert not FULL or grown.memory <= GROWTH * before[name].memory + NOISE, growth(before, after)
