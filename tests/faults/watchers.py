@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import requests
 from servers import Server, pictures
 
 SAMPLES = 5
+RESIDENT = re.compile(r"^Rss(Anon|File|Shmem):\s+(\d+) kB$", re.MULTILINE)
 CHANGED = 0.001  # of an edit's values may differ, by a grey level, when others share its forwards
 SLOW_CLIENTS = 12
 
@@ -138,7 +141,8 @@ class SlowClients(Background):
 
 @dataclass(frozen=True)
 class Usage:
-    memory: float  # bytes resident
+    memory: float  # bytes resident, without what is shared
+    shared: float  # bytes of the region in /dev/shm, which is as large as its largest crowd, and is never made smaller
     files: int
     threads: int
 
@@ -167,13 +171,16 @@ def processes(server: Server) -> dict[str, psutil.Process]:
 
 
 def _usage(process: psutil.Process) -> Usage:
-    with process.oneshot():
-        return Usage(process.memory_info().rss, process.num_fds(), process.num_threads())
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    resident = {name: int(kilobytes) * 1024 for name, kilobytes in RESIDENT.findall(status)}
+    own = resident["Anon"] + resident["File"]
+    return Usage(own, resident["Shmem"], process.num_fds(), process.num_threads())
 
 
 def _median(samples: list[Usage]) -> Usage:
     return Usage(
         statistics.median(sample.memory for sample in samples),
+        statistics.median(sample.shared for sample in samples),
         round(statistics.median(sample.files for sample in samples)),
         round(statistics.median(sample.threads for sample in samples)),
     )
