@@ -34,7 +34,7 @@ NOT_IN_THE_CONTAINER = {
     "CONTROL_DIR", "MODEL_REPOSITORY", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
     "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
 }  # fmt: skip
-READERS = {"setting", "get", "raw", "text", "integer", "optional_integer", "optional_number", "choice"}
+READERS = {"setting", "get", "raw", "text", "boolean", "integer", "optional_integer", "optional_number", "choice"}
 READERS |= {"_integer", "_number", "_boolean", "_folder", "_port", "_choice"}
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
@@ -49,10 +49,13 @@ WITHOUT_A_FIXED_DEFAULT = {
     "DEVICE_MAP",
     "CONTROL_DIR",
     "HEALTH_URL",
+    "LORA",
     "MODEL_ID",
     "MODEL_REPOSITORY",
+    "PRESET",
     "QWEN_MODEL_DIR",
     "REFERENCE_AREA",
+    "SCHEDULER_CONFIG",
     "TORCH_THREADS",
 }
 

@@ -216,7 +216,7 @@ def _branches_swapped(patch: pytest.MonkeyPatch) -> None:
 def _timestep_of_the_next_step(patch: pytest.MonkeyPatch) -> None:
     def row(job: Any, text: Any) -> Any:
         step = min(job.step + 1, job.sigmas.steps - 1)
-        return denoise.Row(job.latents, job.references, text, job.sigmas.timesteps[step])
+        return denoise.Row(job.latents, job.references, text, job.timesteps[step])
 
     patch.setattr(denoise, "_row", row)
 
@@ -259,8 +259,8 @@ def _noise_drawn_packed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _three_dimensional_positions(patch: pytest.MonkeyPatch) -> None:
-    def init(self: Any, pipeline: Any, cache: Any, *, mrope: bool) -> None:
-        right(self, pipeline, cache, mrope=True)
+    def init(self: Any, *given: Any, mrope: bool) -> None:
+        right(self, *given, mrope=True)
 
     right = conditioning.Conditioner.__init__
     patch.setattr(conditioning.Conditioner, "__init__", init)

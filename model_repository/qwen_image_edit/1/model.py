@@ -78,6 +78,8 @@ class TritonPythonModel:
             max_input_pixels=settings.limits.input_pixels,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
+            devices=loaded.devices,
+            unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
         )
 
     def execute(self, requests: list[Any]) -> None:

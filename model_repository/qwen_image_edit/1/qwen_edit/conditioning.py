@@ -19,6 +19,7 @@ from qwen_edit import images
 from qwen_edit.cache import TensorCache
 from qwen_edit.errors import BadRequest
 from qwen_edit.families import Geometry, Size
+from qwen_edit.placement import Devices
 
 # Rotary positions that the transformer has a table for: the text's, after the picture's half extent.
 MAX_POSITIONS = 4096
@@ -69,8 +70,9 @@ class Prompt:
 class Conditioner:
     """Encodes with the pipeline's own components; `cache` keeps what it made."""
 
-    def __init__(self, pipeline: Any, cache: TensorCache, *, mrope: bool) -> None:
+    def __init__(self, pipeline: Any, cache: TensorCache, devices: Devices, *, mrope: bool) -> None:
         self._pipeline = pipeline
+        self._devices = devices
         self._mrope = mrope
         self.cache = cache
         # The processor changes its tokenizer's padding, and a tokenizer in use must not be changed.
@@ -128,7 +130,7 @@ class Conditioner:
         encoder = pipeline.text_encoder
         with self._tokenizer_lock:
             inputs = pipeline.processor(text=[prompt.text], images=pictures, padding=True, return_tensors="pt")
-        inputs = inputs.to(encoder.device)
+        inputs = inputs.to(self._devices.text_encoder)
         # diffusers 0.42.1 does not pass mm_token_type_ids, and transformers then falls back to 1-D positions in
         # silence; the checkpoints were trained with 3-D ones (M-RoPE).
         positions = {"mm_token_type_ids": inputs["mm_token_type_ids"]} if self._mrope else {}
@@ -142,17 +144,17 @@ class Conditioner:
             **positions,
         ).last_hidden_state
         embeddings = hidden[0, pipeline.prompt_template_encode_start_idx :]
-        return embeddings.to(pipeline.transformer.device).contiguous()  # type: ignore[no-any-return]
+        return embeddings.to(self._devices.transformer).contiguous()  # type: ignore[no-any-return]
 
     def _encode_picture(self, reference: Reference, size: Size) -> torch.Tensor:
         pipeline = self._pipeline
         width, height = size
         pixels = pipeline.image_processor.preprocess(reference.at(size), height, width).unsqueeze(2)
-        pixels = pixels.to(pipeline.vae.device, pipeline.vae.dtype)
+        pixels = pixels.to(self._devices.vae, pipeline.vae.dtype)
         latents = pipeline._encode_vae_image(image=pixels, generator=None)  # (1, C, 1, h, w)
         channels, rows, columns = latents.shape[1], latents.shape[3], latents.shape[4]
         packed = pipeline._pack_latents(latents, 1, channels, rows, columns)
-        return packed[0].to(pipeline.transformer.device).contiguous()  # type: ignore[no-any-return]
+        return packed[0].to(self._devices.transformer).contiguous()  # type: ignore[no-any-return]
 
 
 def _latents_key(reference: Reference, size: Size) -> tuple[object, ...]:

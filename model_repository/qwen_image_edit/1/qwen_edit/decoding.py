@@ -14,8 +14,9 @@ from qwen_edit.families import Size
 class Decoder:
     """Decodes one picture at a time: a batch of them is not bit-equal to each alone."""
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline = pipeline
+        self._device = device
 
     def picture(self, latents: torch.Tensor, size: Size) -> npt.NDArray[np.uint8]:
         """Packed latents (tokens, channels) of a picture of `size` → (height, width, 3)."""
@@ -37,7 +38,7 @@ class Decoder:
 
     def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
         vae = self._pipeline.vae
-        latents = latents.to(vae.device, vae.dtype)
+        latents = latents.to(self._device, vae.dtype)
         mean, std = (
             torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
             for values in (vae.config.latents_mean, vae.config.latents_std)

@@ -25,6 +25,7 @@ from qwen_edit.families import Geometry, Sizes
 from qwen_edit.job import Job, Outcome, Reply
 from qwen_edit.metrics import Metrics
 from qwen_edit.pace import Pace
+from qwen_edit.placement import Devices
 from qwen_edit.preparation import Preparer
 from qwen_edit.request import EditRequest
 from qwen_edit.schedule import next_batch
@@ -49,15 +50,18 @@ class Engine:
         max_input_pixels: int,
         cache_bytes: int,
         mrope: bool = True,
+        devices: Devices | None = None,
+        unpadded_row_tokens: int = 2**31,
     ) -> None:
+        devices = devices or Devices.of(pipeline)
         self._pipeline = pipeline
         self._sizes = sizes
         self._metrics = metrics
         self._max_jobs = max_jobs
-        self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), mrope=mrope)
-        self._denoiser = Denoiser(pipeline)
+        self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), devices, mrope=mrope)
+        self._denoiser = Denoiser(pipeline, devices.transformer, unpadded_row_tokens)
         self._stepper = Stepper(self._denoiser, max_batch_tokens, self._fail)
-        self._decoder = Decoder(pipeline)
+        self._decoder = Decoder(pipeline, devices.vae)
         self._schedule = SigmaSchedule(pipeline.scheduler)
         self._pace = Pace()
         self._numbers = itertools.count()

@@ -1,4 +1,4 @@
-"""Checkpoint → pipeline components: in which dtype, on which device."""
+"""Checkpoint → pipeline, as the settings want it: in which dtype, with what added, on which device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from qwen_edit import adapters, attention, compiling, placement, quantization
 from qwen_edit.checkpoint import Checkpoint, LoadError
 from qwen_edit.families import MEGAPIXEL, Family, Sizes
+from qwen_edit.placement import Devices
+from qwen_edit.presets import PRESETS, reconfigured
 from qwen_edit.request import Defaults
-from qwen_edit.settings import Settings
+from qwen_edit.settings import Loading, Settings
 
 log = logging.getLogger("image_edit_server")
 
@@ -31,48 +34,122 @@ class Loaded:
     sizes: Sizes
     defaults: Defaults
     device: torch.device
+    devices: Devices
+    takes_masks: bool  # whether rows with texts of different length can share a forward
 
 
 def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Loaded:
     """Loads the checkpoint; raises LoadError."""
     log.info("Loading model from %s...", settings.model_dir)
-    family, serving = checkpoint.family, checkpoint.serving
-    pipeline = _pipeline(checkpoint.folder, settings, device)
+    family, serving, loading = checkpoint.family, checkpoint.serving, settings.loading
+    _check(settings, device)
+    pipeline = _pipeline(checkpoint.folder, loading, device)
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
     sizes = Sizes(family, area, multiple=pipeline.vae_scale_factor * 2)
+    takes_masks = loading.attention_backend not in attention.WITHOUT_MASK
+    try:
+        _apply(pipeline, loading, device)
+        devices = _place(pipeline, settings, device)
+        if loading.compile:
+            compiling.compile_blocks(pipeline.transformer)
+            compiling.warm_up(pipeline.transformer, sizes, devices.transformer, masks=takes_masks)
+    except torch.OutOfMemoryError:
+        raise _does_not_fit(checkpoint.folder, device) from None
     log.info("Model loaded successfully")
-    return Loaded(pipeline, family, sizes, _defaults(settings, serving, family), device)
+    return Loaded(pipeline, family, sizes, _defaults(settings, serving, family), device, devices, takes_masks)
+
+
+def _check(settings: Settings, device: torch.device) -> None:
+    """Raises LoadError for what this machine cannot do, before gigabytes are read."""
+    loading = settings.loading
+    placement.check_offload(loading.offload, device)
+    quantization.check(quantization.TRANSFORMER, loading.quantization, device)
+    quantization.check(quantization.TEXT_ENCODER, loading.text_encoder_quantization, device)
+    if loading.compile and loading.offload != "none":
+        raise LoadError(f"COMPILE=true: not together with OFFLOAD={loading.offload}, whose weights come and go")
+    if settings.device_map != "balanced":
+        return
+    for name, value in (("QUANTIZATION", loading.quantization),
+                        ("TEXT_ENCODER_QUANTIZATION", loading.text_encoder_quantization)):  # fmt: skip
+        if value not in ("none", "int8"):
+            raise LoadError(f"{name}={value}: not together with DEVICE_MAP=balanced; none or int8 is allowed there")
+    if loading.offload == "model":
+        raise LoadError("OFFLOAD=model: not together with DEVICE_MAP=balanced; none or group is allowed there")
+
+
+def _apply(pipeline: Any, loading: Loading, device: torch.device) -> None:
+    """What changes the parts of the pipeline, in the order that each needs; still in main memory."""
+    preset = PRESETS[loading.preset].scheduler if loading.preset else {}
+    pipeline.scheduler = reconfigured(pipeline.scheduler, {**preset, **dict(loading.scheduler_config)})
+    adapters.add(pipeline, loading.adapters, fuse=loading.fuse_adapters)
+    if loading.compile:
+        compiling.prepare(pipeline.transformer)
+    attention.set_backend(pipeline.transformer, loading.attention_backend, device)
+    if loading.vae_tiling:
+        pipeline.vae.enable_tiling()
+
+
+def _place(pipeline: Any, settings: Settings, device: torch.device) -> Devices:
+    loading = settings.loading
+    balanced = settings.device_map == "balanced" and device.type == "cuda"
+    for target, kind in ((quantization.TRANSFORMER, loading.quantization),
+                         (quantization.TEXT_ENCODER, loading.text_encoder_quantization)):  # fmt: skip
+        layers = quantization.quantize(pipeline, target, kind, placement.CPU if balanced else device)
+        if layers:
+            log.info("%s=%s: %d layers", target.setting, kind, layers)
+            if loading.offload != "none":
+                target.part(pipeline).to(placement.CPU)
+    if balanced:
+        return placement.spread(pipeline, loading.offload)
+    return placement.place(pipeline, device, loading.offload)
 
 
 def _defaults(settings: Settings, serving: dict[str, Any], family: Family) -> Defaults:
     def first(*values: Any) -> Any:
         return next(value for value in values if value is not None)
 
+    preset = PRESETS.get(settings.loading.preset)
     return Defaults(
         num_inference_steps=first(
-            settings.default_steps, serving.get("num_inference_steps"), family.num_inference_steps
+            settings.default_steps,
+            preset and preset.num_inference_steps,
+            serving.get("num_inference_steps"),
+            family.num_inference_steps,
         ),
-        true_cfg_scale=first(settings.default_true_cfg_scale, serving.get("true_cfg_scale"), TRUE_CFG_SCALE),
+        true_cfg_scale=first(
+            settings.default_true_cfg_scale,
+            preset and preset.true_cfg_scale,
+            serving.get("true_cfg_scale"),
+            TRUE_CFG_SCALE,
+        ),
         negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), NEGATIVE_PROMPT),
     )
 
 
-def _pipeline(folder: Path, settings: Settings, device: torch.device) -> Any:
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    balanced = settings.device_map == "balanced" and device.type == "cuda"
+def _pipeline(folder: Path, loading: Loading, device: torch.device) -> Any:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, device_map="balanced" if balanced else None
+        return DiffusionPipeline.from_pretrained(
+            str(folder), dtype=_dtype(loading.dtype, device), local_files_only=True
         )
-    except torch.OutOfMemoryError:
-        raise LoadError(f"QWEN_MODEL_DIR={folder}: the model does not fit the memory of {device}") from None
     except Exception as error:  # missing or damaged files surface as almost anything
         log.exception("the checkpoint could not be loaded")
         reason = str(error).strip().splitlines()
         raise LoadError(f"QWEN_MODEL_DIR={folder}: {reason[0] if reason else type(error).__name__}") from None
-    return pipeline if balanced else pipeline.to(device)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def _does_not_fit(folder: Path, device: torch.device) -> LoadError:
+    return LoadError(
+        f"QWEN_MODEL_DIR={folder}: the model does not fit the memory of {device}: QUANTIZATION, OFFLOAD and "
+        "DEVICE_MAP=balanced need less"
+    )
 
 
 def instance_device(kind: str, device_id: str) -> torch.device:
