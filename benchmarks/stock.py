@@ -42,6 +42,7 @@ def run(
     num_inference_steps: int,
     seed: int,
     output_type: str = "latent",
+    **options: Any,
 ) -> Any:
     """One edit: packed latents (tokens, channels), or a picture with output_type "np" or "pil"."""
     pipeline.set_progress_bar_config(disable=True)
@@ -58,5 +59,6 @@ def run(
         num_inference_steps=num_inference_steps,
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type=output_type,
+        **options,
     )
     return output.images[0]

@@ -46,17 +46,29 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     pipeline = _pipeline(checkpoint.folder, loading, device)
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
     sizes = Sizes(family, area, multiple=pipeline.vae_scale_factor * 2)
-    takes_masks = loading.attention_backend not in attention.WITHOUT_MASK
     try:
-        _apply(pipeline, loading, device)
-        devices = _place(pipeline, settings, device)
-        if loading.compile:
-            compiling.compile_blocks(pipeline.transformer)
-            compiling.warm_up(pipeline.transformer, sizes, devices.transformer, masks=takes_masks)
+        devices = accelerate(pipeline, loading, sizes, device, balanced=settings.device_map == "balanced")
     except torch.OutOfMemoryError:
         raise _does_not_fit(checkpoint.folder, device) from None
     log.info("Model loaded successfully")
-    return Loaded(pipeline, family, sizes, _defaults(settings, serving, family), device, devices, takes_masks)
+    defaults = _defaults(settings, serving, family)
+    return Loaded(pipeline, family, sizes, defaults, device, devices, takes_masks(loading))
+
+
+def accelerate(
+    pipeline: Any, loading: Loading, sizes: Sizes, device: torch.device, *, balanced: bool = False
+) -> Devices:
+    """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
+    _apply(pipeline, loading, device)
+    devices = _place(pipeline, loading, device, balanced=balanced and device.type == "cuda")
+    if loading.compile:
+        compiling.compile_blocks(pipeline.transformer)
+        compiling.warm_up(pipeline.transformer, sizes, devices.transformer, masks=takes_masks(loading))
+    return devices
+
+
+def takes_masks(loading: Loading) -> bool:
+    return loading.attention_backend not in attention.WITHOUT_MASK
 
 
 def _check(settings: Settings, device: torch.device) -> None:
@@ -89,9 +101,7 @@ def _apply(pipeline: Any, loading: Loading, device: torch.device) -> None:
         pipeline.vae.enable_tiling()
 
 
-def _place(pipeline: Any, settings: Settings, device: torch.device) -> Devices:
-    loading = settings.loading
-    balanced = settings.device_map == "balanced" and device.type == "cuda"
+def _place(pipeline: Any, loading: Loading, device: torch.device, *, balanced: bool) -> Devices:
     for target, kind in ((quantization.TRANSFORMER, loading.quantization),
                          (quantization.TEXT_ENCODER, loading.text_encoder_quantization)):  # fmt: skip
         layers = quantization.quantize(pipeline, target, kind, placement.CPU if balanced else device)

@@ -1,0 +1,122 @@
+"""Single forwards of the transformer: how long they take, and how near that is to what the GPU can multiply."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from qwen_edit.families import Sizes
+
+TEXT_TOKENS = 220  # of a short prompt with one picture
+CEILING_SIDES = {"cuda": 8192, "cpu": 512}
+
+
+def spread_of(seconds: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def timed(work: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls after one that warms up: between two events on a GPU."""
+    work()
+    return [_once_on_gpu(work) if device.type == "cuda" else _once(work) for _ in range(repeats)]
+
+
+def _once(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _once_on_gpu(work: Callable[[], Any]) -> float:
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    work()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) / 1000
+
+
+def inputs(pipeline: Any, sizes: Sizes, side: int, rows: int, *, masked: bool, device: torch.device) -> dict[str, Any]:
+    """Of `rows` rows with a square output of `side` pixels and one reference."""
+    transformer = pipeline.transformer
+    reference = sizes.area_of((1, 1), sizes.reference_area)
+    shapes = [(1, height // sizes.multiple, width // sizes.multiple) for width, height in ((side, side), reference)]
+    tokens = sum(height * width for _, height, width in shapes)
+    place: dict[str, Any] = {"device": device, "dtype": transformer.dtype}
+    mask = None
+    if masked:  # the second half of the rows has texts of half the length
+        mask = torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device=device)
+        mask[rows // 2 :, TEXT_TOKENS // 2 :] = False
+    return {
+        "hidden_states": torch.randn(rows, tokens, transformer.config.in_channels, **place),
+        "encoder_hidden_states": torch.randn(rows, TEXT_TOKENS, transformer.config.joint_attention_dim, **place),
+        "encoder_hidden_states_mask": mask,
+        "timestep": torch.full((rows,), 0.5, device=device),
+        "img_shapes": [shapes] * rows,
+        "return_dict": False,
+    }
+
+
+def operations(transformer: Any, given: dict[str, Any]) -> float:
+    """Multiplications and additions of the layers that see every token, and of attention; the rest is below 1 %."""
+    config = transformer.config
+    width = config.num_attention_heads * config.attention_head_dim
+    rows, image_tokens = given["hidden_states"].shape[:2]
+    tokens = image_tokens + given["encoder_hidden_states"].shape[1]
+    # Four products of attention and two, four times as wide, of the feed-forward layer.
+    linear = 2 * 12 * width * width * tokens
+    attention = 4 * tokens * tokens * width
+    return float(rows * config.num_layers * (linear + attention))
+
+
+@torch.inference_mode()
+def measure(pipeline: Any, sizes: Sizes, side: int, device: torch.device, repeats: int) -> dict[str, Any]:
+    """A forward of one row, of two with equal texts, and of two whose texts are padded."""
+    results: dict[str, Any] = {}
+    for name, rows, masked in (("1 row", 1, False), ("2 rows", 2, False), ("2 rows, padded", 2, True)):
+        given = inputs(pipeline, sizes, side, rows, masked=masked, device=device)
+        try:
+            seconds = timed(lambda given=given: pipeline.transformer(**given), device, repeats)
+        except (RuntimeError, ValueError) as error:  # such as attention without masks
+            results[name] = {"error": str(error).splitlines()[0]}
+            continue
+        done = operations(pipeline.transformer, given)
+        results[name] = {**spread_of(seconds), "tflops": done / statistics.median(seconds) / 1e12}
+    return results
+
+
+@torch.inference_mode()
+def profile(pipeline: Any, sizes: Sizes, side: int, device: torch.device, rows: int = 15) -> str:
+    """torch's table of what one forward of one row spends its time with."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiling
+
+    given = inputs(pipeline, sizes, side, 1, masked=False, device=device)
+    pipeline.transformer(**given)
+    on_gpu = device.type == "cuda"
+    with profiling(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
+        pipeline.transformer(**given)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    return str(profiled.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=60))
+
+
+@torch.inference_mode()
+def ceilings(device: torch.device, repeats: int = 20) -> dict[str, float]:
+    """TFLOP/s of one large product in each kind of number that the device multiplies."""
+    side = CEILING_SIDES[device.type]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    products: dict[str, Callable[[], Any]] = {str(dtype).removeprefix("torch."): lambda: left @ right}
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
+        left8, right8 = left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn).t()
+        scales = torch.ones(side, 1, device=device), torch.ones(1, side, device=device)
+        products["float8"] = lambda: torch._scaled_mm(left8, right8, *scales, out_dtype=dtype, use_fast_accum=True)
+    return {
+        name: 2 * side**3 / statistics.median(timed(product, device, repeats)) / 1e12
+        for name, product in products.items()
+    }

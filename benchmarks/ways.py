@@ -1,0 +1,162 @@
+"""Whole edits on random weights: by the engine with a loading option, and by diffusers."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from qwen_edit import compiling
+from qwen_edit.engine import Engine
+from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.loading import accelerate, takes_masks
+from qwen_edit.placement import Devices
+from qwen_edit.request import EditRequest
+from qwen_edit.settings import Loading
+
+from benchmarks import forwards, stock
+from benchmarks.inprocess import Answer, Watch
+from shim.encode import encode
+from standalone.checkpoint import build_pipeline
+
+PICTURE = Path(__file__).resolve().parents[1] / "tests" / "data" / "cat.jpg"
+PROMPT, NEGATIVE = "paint the whole picture in bright orange and put a hat on the cat", "blurry, low quality"
+GUIDANCE = 4.0
+MAX_BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    loading: Loading
+    edits: bool = False  # whether whole edits are timed, or forwards only
+    fixed_shapes: bool = False  # compiled for every size anew
+
+
+@dataclass(frozen=True)
+class Case:
+    size: int
+    steps: int
+    guided: bool
+
+    def __str__(self) -> str:
+        return f"{self.size}², {self.steps} steps{', guidance' if self.guided else ''}"
+
+
+@dataclass
+class Finished:
+    seconds: float  # the whole edit, PNG included
+    latents: np.ndarray[Any, Any]
+    picture: np.ndarray[Any, Any]
+    timings: dict[str, Any]
+
+
+class Model:
+    """One way to run edits: a pipeline with random weights, equal for every model."""
+
+    def __init__(self, option: Option, run: argparse.Namespace) -> None:
+        self.device = torch.device(run.device)
+        self.pipeline: Any = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
+        self.sizes = self._sizes(max(run.sizes))
+        self.pipeline.transformer.set_attention_backend("native")  # diffusers keeps the last one for the process
+        self.devices: Devices = accelerate(self.pipeline, option.loading, self.sizes, self.device)
+        self.unpadded = run.unpadded_row_tokens if takes_masks(option.loading) else 0
+        if option.fixed_shapes:
+            compiling.prepare(self.pipeline.transformer)
+            compiling.compile_blocks(self.pipeline.transformer, dynamic=False)
+
+    def _sizes(self, side: int) -> Sizes:
+        """References are encoded at the area of the output."""
+        return Sizes(FAMILIES[type(self.pipeline).__name__], side * side, self.pipeline.vae_scale_factor * 2)
+
+    def forwards(self, side: int, repeats: int) -> dict[str, Any]:
+        return forwards.measure(self.pipeline, self._sizes(side), side, self.device, repeats)
+
+    def profile(self, side: int) -> str:
+        return forwards.profile(self.pipeline, self._sizes(side), side, self.device)
+
+    def edit(self, case: Case) -> Finished:
+        return self.edits([request(case)])[0]
+
+    def edits(self, requests: list[EditRequest]) -> list[Finished]:
+        """All sent at once; each one's seconds are those of all."""
+        engine = Engine(
+            self.pipeline, self._sizes(request_side(requests[0])), Watch(), max_jobs=1000, max_input_pixels=10**8,
+            max_batch_tokens=MAX_BATCH_TOKENS, cache_bytes=0, mrope=False, devices=self.devices,
+            unpadded_row_tokens=self.unpadded,
+        )  # fmt: skip
+        kept: dict[str, Any] = {}
+        decoded = engine._decoded
+        engine._decoded = lambda job: kept.update({job.request.id: job.running.latents}) or decoded(job)  # type: ignore[method-assign]
+        try:
+            started = time.perf_counter()
+            answers = [Answer() for _ in requests]
+            for each, answer in zip(requests, answers, strict=True):
+                engine.submit(each, answer)
+            outcomes = [answer.wait(600) for answer in answers]
+            for outcome in outcomes:
+                encode(as_picture(outcome.image), "png", 100)
+            seconds = time.perf_counter() - started
+        finally:
+            engine.close()
+        return [
+            Finished(
+                seconds, kept[outcome.request.id].float().cpu().numpy(), as_picture(outcome.image), outcome.timings
+            )
+            for outcome in outcomes
+        ]
+
+    def stock(self, case: Case) -> Finished:
+        """The same edit by diffusers alone."""
+        given = request(case)
+        kept: list[Any] = []
+
+        def keep(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            kept[:] = [values["latents"]]
+            return values
+
+        started = time.perf_counter()
+        with stock.areas(self._sizes(case.size)):
+            image = stock.run(
+                self.pipeline, [Image.open(io.BytesIO(picture)).convert("RGB") for picture in given.images],
+                prompt=given.prompt, negative_prompt=given.negative_prompt if case.guided else None,
+                true_cfg_scale=given.true_cfg_scale, size=given.size, num_inference_steps=case.steps, seed=given.seed,
+                output_type="np", callback_on_step_end=keep,
+            )  # fmt: skip
+        levels = np.rint(np.asarray(image) * 255).astype(np.uint8)
+        encode(levels, "png", 100)
+        return Finished(time.perf_counter() - started, kept[0][0].float().cpu().numpy(), levels, {})
+
+
+def as_picture(image: Any) -> np.ndarray[Any, Any]:
+    assert image is not None
+    return np.asarray(image)
+
+
+def request(case: Case, seed: int = 1) -> EditRequest:
+    return EditRequest(
+        id=f"{case} {seed}", images=(PICTURE.read_bytes(),), mask=None, prompt=PROMPT, negative_prompt=NEGATIVE,
+        size=(case.size, case.size), num_inference_steps=case.steps, true_cfg_scale=GUIDANCE if case.guided else 1.0,
+        seed=seed, start_step=0, stop_step=case.steps, latents=None, preview=0, arrival=0.0,
+    )  # fmt: skip
+
+
+def request_side(given: EditRequest) -> int:
+    assert given.size is not None
+    return given.size[0]
+
+
+def error_against(ours: Finished, reference: Finished | None) -> dict[str, float | None]:
+    """Relative root mean square error of the latents; PSNR of the picture in dB, None where it is equal."""
+    if reference is None:
+        raise RuntimeError("there is no reference")
+    relative = np.linalg.norm(ours.latents - reference.latents) / np.linalg.norm(reference.latents)
+    square = float(np.mean((ours.picture.astype(float) - reference.picture.astype(float)) ** 2))
+    return {"latents": float(relative), "psnr": 10 * math.log10(255**2 / square) if square else None}
