@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,6 +105,21 @@ def profile(pipeline: Any, sizes: Sizes, side: int, device: torch.device, rows: 
             torch.cuda.synchronize(device)
     order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     return str(profiled.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=60))
+
+
+def host_waits(work: Callable[[], Any], device: torch.device) -> list[str] | None:
+    """The warnings of torch's own detector; None where there is no GPU to wait for."""
+    if device.type != "cuda":
+        work()
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return [f"{Path(each.filename).name}:{each.lineno} {each.message}" for each in caught]
 
 
 @torch.inference_mode()

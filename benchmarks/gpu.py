@@ -175,6 +175,7 @@ def measure_option(run: Run, option: Option) -> None:
         for case in run.cases():
             time_edits(run, results, case, model.edit)
         run.attempt(results, "batch", lambda: batched(run, model), seconds=20)
+        run.attempt(results, "host waits in a step", lambda: model.host_waits(min(run.options.sizes)))
         run.attempt(results, "profile", lambda: model.profile(max(run.options.sizes)))
     results["peak_bytes"] = torch.cuda.max_memory_allocated() if run.options.device != "cpu" else None
     release(model)

@@ -19,6 +19,8 @@ def print_report(report: dict[str, Any]) -> None:
         cells = [cell(column, results) for column in columns]
         print(f"| {name} | " + " | ".join(cells) + " |")
     for name, results in report["options"].items():
+        if results.get("host waits in a step") is not None:
+            print(f"\n{name}, where the host waits for the GPU in a step: {results['host waits in a step']}")
         if isinstance(results.get("profile"), str):
             print(f"\n{name}, one forward of one row:\n{results['profile']}")
 

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 from qwen_edit import compiling
+from qwen_edit.denoise import Denoiser, Denoising
 from qwen_edit.engine import Engine
 from qwen_edit.families import FAMILIES, Sizes
 from qwen_edit.loading import accelerate, takes_masks
 from qwen_edit.placement import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
+from qwen_edit.sigmas import SigmaSchedule
 
 from benchmarks import forwards, stock
 from benchmarks.inprocess import Answer, Watch
@@ -81,6 +83,22 @@ class Model:
 
     def profile(self, side: int) -> str:
         return forwards.profile(self.pipeline, self._sizes(side), side, self.device)
+
+    @torch.inference_mode()
+    def host_waits(self, side: int) -> list[str] | None:
+        """Where the host waits for the GPU in one guided step, as CUDA tells it."""
+        geometry = self._sizes(side).geometry([(side, side)], (side, side), masked=False)
+        transformer, cell = self.pipeline.transformer, self.sizes.multiple
+        tokens = [(width // cell) * (height // cell) for width, height in (geometry.output, *geometry.references)]
+        output, reference = (torch.randn(n, transformer.config.in_channels, device=self.device) for n in tokens)
+        text = torch.randn(40, transformer.config.joint_attention_dim, device=self.device, dtype=transformer.dtype)
+        state = Denoising(
+            geometry=geometry, latents=output, references=(reference,), text=text, negative_text=text[:30].clone(),
+            true_cfg_scale=GUIDANCE, sigmas=SigmaSchedule(self.pipeline.scheduler).sigmas(4, tokens[0]), step=0,
+        )  # fmt: skip
+        denoiser = Denoiser(self.pipeline, self.devices.transformer, self.unpadded)
+        denoiser.step([state])
+        return forwards.host_waits(lambda: denoiser.step([state]), self.device)
 
     def edit(self, case: Case) -> Finished:
         return self.edits([request(case)])[0]

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
-import torch
 from qwen_edit import compiling
 
 from benchmarks import gpu
 
-ONLY = "eager;compiled;compiled, fp8;flash attention"
+ONLY = "eager;compiled, fp8;flash attention"
 
 
 def test_it_measures_every_option_that_runs_and_records_the_errors_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compiling, "BACKEND", compiling.BACKEND)  # the benchmark sets another on the CPU
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
     out = tmp_path / "gpu.json"
     options = "--checkpoint tiny --device cpu --sizes 64 --steps 2,3 --rounds 1 --repeats 1 --batch 2"
     monkeypatch.setattr("sys.argv", ["gpu", *options.split(), "--only", ONLY, "--out", str(out)])
-    try:
-        gpu.main()
-    finally:
-        torch._dynamo.reset()
+    gpu.main()
     report = json.loads(out.read_text())
     stock, options_measured = report["stock"], report["options"]
     assert stock["64², 3 steps, guidance"]["median"] > 0
-    for name in ("eager", "compiled", "flash attention"):
+    for name in ("eager", "flash attention"):
         assert options_measured[name]["against stock"]["latents"] <= 1e-4
         assert options_measured[name]["forward 64²"]["1 row"]["tflops"] > 0
-    assert options_measured["compiled"]["64², 2 steps"]["denoise"] > 0
+    assert options_measured["eager"]["64², 2 steps"]["denoise"] > 0
     assert options_measured["eager"]["batch"]["edits"] == 2
     assert options_measured["compiled, fp8"]["error"].startswith("LoadError: QUANTIZATION=fp8: a CUDA GPU")
     shown = capsys.readouterr().out

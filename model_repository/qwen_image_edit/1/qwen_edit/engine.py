@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from qwen_edit.cache import TensorCache
+from qwen_edit.clock import StepClock
 from qwen_edit.conditioning import Conditioner
 from qwen_edit.decoding import Decoder
 from qwen_edit.denoise import Denoiser, Denoising, Inpainting
@@ -61,6 +62,7 @@ class Engine:
         self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), devices, mrope=mrope)
         self._denoiser = Denoiser(pipeline, devices.transformer, unpadded_row_tokens)
         self._stepper = Stepper(self._denoiser, max_batch_tokens, self._fail)
+        self._clock = StepClock(devices.transformer, self._stepped)
         self._decoder = Decoder(pipeline, devices.vae)
         self._schedule = SigmaSchedule(pipeline.scheduler)
         self._pace = Pace()
@@ -181,8 +183,7 @@ class Engine:
         batch = [job for job in next_batch(self._prepared, self._stepper.budget) if self._encoded(job)]
         if not batch:
             return
-        advanced = self._timed_step(batch)
-        for job in advanced:
+        for job in self._timed_step(batch):
             if job.running.step >= job.request.stop_step:
                 self._finish(job)
 
@@ -248,11 +249,10 @@ class Engine:
 
     def _timed_step(self, batch: list[Job]) -> list[Job]:
         """The jobs that were moved on; the others failed and were answered, or wait for the next step."""
-        started = time.monotonic()
-        advanced = self._stepper.step(batch)
-        if self._denoiser.device.type == "cuda":
-            torch.cuda.synchronize(self._denoiser.device)
-        elapsed = time.monotonic() - started
+        return self._clock.run(lambda: self._stepper.step(batch))
+
+    def _stepped(self, advanced: list[Job], elapsed: float) -> None:
+        """Told by the clock; on a GPU a step later."""
         rows = sum(job.rows for job in advanced)
         for job in advanced:
             job.times.denoise += elapsed
@@ -262,9 +262,9 @@ class Engine:
             self._pace.stepped(len(advanced), elapsed)
             self._metrics.step(len(advanced), rows)
             self._metrics.seconds("denoise", elapsed)
-        return advanced
 
     def _finish(self, job: Job) -> None:
+        self._clock.settle()
         started = time.monotonic()
         try:
             answer = self._with_memory(lambda: self._decoded(job))
