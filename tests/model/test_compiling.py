@@ -11,7 +11,7 @@ import pytest
 import torch
 from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit import compiling, rotary
-from qwen_edit.checkpoint import find
+from qwen_edit.checkpoint import LoadError, find
 from qwen_edit.loading import load
 from qwen_edit.settings import Settings
 from torch._dynamo.utils import counters
@@ -46,6 +46,19 @@ def test_odd_sizes_compile_nothing_and_change_nothing(
         for request, reference in zip(requests, plain, strict=True):
             assert difference(engine.latents(request), reference) <= 1e-4
     assert counters["stats"]["unique_graphs"] == warmed_up
+
+
+def test_what_the_compiler_says_is_one_line_with_the_setting(
+    sensitive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(compiling, "compile_blocks", fail)
+    folder = sensitive("plus-2511")
+    settings = Settings.from_environment({"QWEN_MODEL_DIR": str(folder), "COMPILE": "true"})
+    with pytest.raises(LoadError, match=r"^COMPILE=true: no compiler$"):
+        load(find(str(folder)), settings, torch.device("cpu"))
 
 
 def test_the_log_tells_how_far_the_warm_up_is(

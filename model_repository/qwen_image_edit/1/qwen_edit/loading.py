@@ -50,6 +50,11 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
         devices = accelerate(pipeline, loading, sizes, device, balanced=settings.device_map == "balanced")
     except torch.OutOfMemoryError:
         raise _does_not_fit(checkpoint.folder, device) from None
+    except LoadError:
+        raise
+    except Exception as error:  # compilers and kernels raise almost anything
+        log.exception("the loading options could not be applied")
+        raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
     log.info("Model loaded successfully")
     defaults = _defaults(settings, serving, family)
     return Loaded(pipeline, family, sizes, defaults, device, devices, takes_masks(loading))
@@ -145,8 +150,26 @@ def _pipeline(folder: Path, loading: Loading, device: torch.device) -> Any:
         )
     except Exception as error:  # missing or damaged files surface as almost anything
         log.exception("the checkpoint could not be loaded")
-        reason = str(error).strip().splitlines()
-        raise LoadError(f"QWEN_MODEL_DIR={folder}: {reason[0] if reason else type(error).__name__}") from None
+        raise LoadError(f"QWEN_MODEL_DIR={folder}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _chosen(loading: Loading) -> str:
+    """The options that are not the defaults, by the names of their settings."""
+    names = {
+        "attention_backend": "ATTENTION_BACKEND",
+        "compile": "COMPILE",
+        "offload": "OFFLOAD",
+        "quantization": "QUANTIZATION",
+        "text_encoder_quantization": "TEXT_ENCODER_QUANTIZATION",
+    }
+    values = {name: getattr(loading, name) for name in names}
+    chosen = [f"{names[name]}={value}" for name, value in values.items() if value != getattr(Loading(), name)]
+    return " ".join(chosen).replace("True", "true") or "the loading options"
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
