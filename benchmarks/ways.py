@@ -38,7 +38,7 @@ MAX_BATCH_TOKENS = 16_384
 class Option:
     name: str
     loading: Loading
-    edits: bool = False  # whether whole edits are timed, or forwards only
+    edits: str = "none"  # which whole edits are timed beside the forwards: none, short ones, or all
     fixed_shapes: bool = False  # compiled for every size anew
 
 
