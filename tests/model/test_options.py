@@ -15,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from engines import difference, edit, engine_on
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from qwen_edit import attention, quantization
+from qwen_edit import attention, loading, quantization
 from qwen_edit.checkpoint import LoadError, find
 from qwen_edit.loading import Loaded, load
 from qwen_edit.presets import LIGHTNING_SCHEDULER
@@ -137,6 +137,18 @@ def refusal(folder: Path, **environ: str) -> str:
 )
 def test_what_cannot_be_done_here_is_refused_in_one_line(folder: Path, environ: dict[str, str], line: str) -> None:
     assert line in refusal(folder, **environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"OFFLOAD": "model", "COMPILE": "true"}, "COMPILE=true: not together with OFFLOAD=model"),
+        ({"OFFLOAD": "model", "DEVICE_MAP": "balanced"}, "OFFLOAD=model: not together with DEVICE_MAP=balanced"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_on_a_gpu_too(environ: dict[str, str], line: str) -> None:
+    with pytest.raises(LoadError, match=line):
+        loading._check(Settings.from_environment(environ), torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize(

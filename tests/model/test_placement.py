@@ -72,6 +72,11 @@ def test_a_map_that_leaves_a_block_out_fails_with_what_is_missing(parts: dict[st
     assert bytes_on(parts, maps, "cpu") >= 16 * GIGABYTE
 
 
+@pytest.mark.parametrize(("given", "device"), [("cuda", "cuda:0"), ("cuda:3", "cuda:3"), ("cpu", "cpu")])
+def test_the_device_of_all_parts_has_a_number(given: str, device: str) -> None:
+    assert {str(each) for each in vars(placement.Devices.all(torch.device(given))).values()} == {device}
+
+
 def test_the_one_that_ran_last_is_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[tuple[str, str]] = []
 

@@ -35,7 +35,9 @@ class Devices:
 
     @classmethod
     def all(cls, device: torch.device) -> Self:
-        return cls(device, device, device)
+        """A GPU without a number is the first: a thread cannot choose one that has none."""
+        numbered = torch.device("cuda", 0) if device == torch.device("cuda") else device
+        return cls(numbered, numbered, numbered)
 
 
 def check_offload(offload: str, device: torch.device) -> None:
