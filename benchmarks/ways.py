@@ -67,7 +67,6 @@ class Model:
         self.device = torch.device(run.device)
         self.pipeline: Any = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
         self.sizes = self._sizes(max(run.sizes))
-        self.pipeline.transformer.set_attention_backend("native")  # diffusers keeps the last one for the process
         self.devices: Devices = accelerate(self.pipeline, option.loading, self.sizes, self.device)
         self.unpadded = run.unpadded_row_tokens if takes_masks(option.loading) else 0
         if option.fixed_shapes:

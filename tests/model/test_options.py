@@ -71,11 +71,11 @@ def test_a_dtype_is_the_pipelines(folder: Path, cat: bytes, reference: np.ndarra
 @pytest.mark.parametrize("backend", ["native_math", "native_flash"])
 def test_an_attention_backend_computes_the_same(folder: Path, cat: bytes, reference: np.ndarray, backend: str) -> None:
     model = loaded(folder, ATTENTION_BACKEND=backend)
-    try:
-        assert model.takes_masks == (backend not in attention.WITHOUT_MASK)
-        assert difference(latents(model, cat), reference) <= EXACT
-    finally:
-        model.pipeline.transformer.set_attention_backend("native")  # diffusers keeps it for the whole process
+    assert model.takes_masks == (backend not in attention.WITHOUT_MASK)
+    assert difference(latents(model, cat), reference) <= EXACT
+    processor = model.pipeline.transformer.transformer_blocks[0].attn.processor
+    assert processor._attention_backend.value.strip("_") == backend
+    assert difference(latents(loaded(folder), cat), reference) == 0, "another model in the process keeps its own"
 
 
 def test_int8_weights_are_close_and_small(

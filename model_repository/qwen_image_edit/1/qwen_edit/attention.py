@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 
 from qwen_edit.checkpoint import LoadError
 
@@ -24,6 +25,8 @@ def set_backend(transformer: Any, name: str, device: torch.device) -> None:
             f"one of {', '.join(ON_THE_CPU)} runs there"
         )
     try:
-        transformer.set_attention_backend(f"_{name}" if name in UNDERSCORED else name)
+        # diffusers makes it everybody's in the process as well; this takes that back.
+        with attention_backend("native"):
+            transformer.set_attention_backend(f"_{name}" if name in UNDERSCORED else name)
     except (RuntimeError, ImportError, ValueError) as error:
         raise LoadError(f"ATTENTION_BACKEND={name}: {str(error).splitlines()[0]}") from None
