@@ -51,6 +51,9 @@ class TritonPythonModel:
         except SettingsError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         _configure_logging(settings.log_level)
+        # What these say at import is about each other, not about this model.
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
         # OpenMP reads this once, when torch is imported below.
         os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
         try:
