@@ -8,6 +8,7 @@ detail.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage
@@ -63,14 +64,14 @@ def set_encoder(vae: AutoencoderKLQwenImage) -> None:
     vae.quant_conv.bias[channels:] = LOG_VARIANCE
 
 
-def _halvings(encoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
+def _halvings(encoder: Any) -> tuple[Any, ...]:
     """The two strided convolutions, and the one between them that widens."""
     strided = [block.resample[1] for block in encoder.down_blocks if hasattr(block, "resample")]
     widening = [block.conv_shortcut for block in encoder.down_blocks if hasattr(block, "conv1")][1]
     return strided[0], widening, strided[1]
 
 
-def _linear_output(coder: torch.nn.Module, channels: int, constant: float) -> None:
+def _linear_output(coder: Any, channels: int, constant: float) -> None:
     """Output i becomes channel i, given its negative as channel `channels` + i: silu(x) - silu(-x) = x."""
     coder.norm_out.gamma.fill_(1)
     width = coder.norm_out.gamma.shape[0]
@@ -117,7 +118,7 @@ def _mean_channels() -> list[int]:
     return [n for n, (_, v, u) in enumerate((*FREQUENCIES[0], *FREQUENCIES[1])) if v == u == 0]
 
 
-def _pass_on(convolution: torch.nn.Module, channels: int, kernel: torch.Tensor) -> None:
+def _pass_on(convolution: Any, channels: int, kernel: torch.Tensor) -> None:
     """The first channels are handed on alone, filtered with the kernel."""
     convolution.weight[:channels] = 0
     convolution.bias[:channels] = 0

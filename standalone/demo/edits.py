@@ -9,7 +9,7 @@ import numpy as np
 
 from standalone.demo.pictures import Picture
 
-LUMINANCE = np.float32([0.299, 0.587, 0.114])
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 CELL = 8  # pixels a side of a pixelated picture's blocks: those of a transformer token
 
 
@@ -35,7 +35,7 @@ def inverted(picture: Picture) -> Picture:
 
 
 def tint(*colour: float) -> Callable[[Picture], Picture]:
-    target = np.float32(colour)
+    target = np.array(colour, dtype=np.float32)
     return lambda picture: 0.3 * picture + 0.7 * target * (0.25 + 0.75 * luminance(picture))
 
 
@@ -48,7 +48,8 @@ def darker(picture: Picture) -> Picture:
 
 
 def sepia(picture: Picture) -> Picture:
-    return np.minimum(luminance(picture) * np.float32([1.12, 0.9, 0.66]) + np.float32([0.03, 0.02, 0.0]), 1)
+    brown = luminance(picture) * np.array([1.12, 0.9, 0.66], dtype=np.float32)
+    return np.minimum(brown + np.array([0.03, 0.02, 0.0], dtype=np.float32), 1)
 
 
 def contrasted(picture: Picture) -> Picture:
@@ -63,7 +64,7 @@ def vivid(picture: Picture) -> Picture:
 def pixelated(picture: Picture) -> Picture:
     """Sides must be multiples of CELL."""
     height, width, _ = picture.shape
-    blocks = picture.reshape(height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(1, 3))
+    blocks: Picture = picture.reshape(height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(1, 3))
     return blocks.repeat(CELL, axis=0).repeat(CELL, axis=1)
 
 

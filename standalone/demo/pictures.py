@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,9 +94,11 @@ def _crop(random: np.random.Generator, photograph: Image.Image, width: int, heig
 def _coloured(random: np.random.Generator, picture: Picture) -> Picture:
     """A grey picture on a scale between three random colours."""
     level = picture.mean(axis=2, keepdims=True)
-    dark, middle, light = random.random((3, 3), dtype=np.float32) * 0.6 + np.float32([[0], [0.2], [0.4]])
+    least = np.array([[0], [0.2], [0.4]], dtype=np.float32)
+    dark, middle, light = random.random((3, 3), dtype=np.float32) * 0.6 + least
     lower = dark + (middle - dark) * np.minimum(level * 2, 1)
-    return lower + (light - middle) * np.maximum(level * 2 - 1, 0)
+    coloured: Picture = lower + (light - middle) * np.maximum(level * 2 - 1, 0)
+    return coloured
 
 
 def _jittered(random: np.random.Generator, picture: Picture) -> Picture:
@@ -118,11 +121,12 @@ def _jittered(random: np.random.Generator, picture: Picture) -> Picture:
 
 def procedural(random: np.random.Generator, width: int, height: int) -> Picture:
     """Shapes of random colours with hard or soft edges and some texture on a gradient."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    y, x = (axis.astype(np.float32) for axis in np.mgrid[0:height, 0:width])
     picture = _gradient(random, x / width, y / height)
     for _ in range(random.integers(0, 9)):
-        inside = _shape(random, x, y)[:, :, None]
-        fill = random.random(3, dtype=np.float32) if random.random() < 0.6 else _gradient(random, x / width, y / height)
+        inside: Picture = _shape(random, x, y)[:, :, None]
+        gradient = random.random() >= 0.6
+        fill: Picture = _gradient(random, x / width, y / height) if gradient else random.random(3, dtype=np.float32)
         picture = picture * (1 - inside) + fill * inside
     if random.random() < 0.5:
         picture = picture + _texture(random, width, height) * np.float32(random.uniform(0.05, 0.5))
@@ -134,7 +138,8 @@ def _gradient(random: np.random.Generator, x: Picture, y: Picture) -> Picture:
     x, y = x[:, :, None], y[:, :, None]
     above = corners[0, 0] * (1 - x) + corners[0, 1] * x
     below = corners[1, 0] * (1 - x) + corners[1, 1] * x
-    return above * (1 - y) + below * y
+    gradient: Picture = above * (1 - y) + below * y
+    return gradient
 
 
 def _shape(random: np.random.Generator, x: Picture, y: Picture) -> Picture:
@@ -147,7 +152,7 @@ def _shape(random: np.random.Generator, x: Picture, y: Picture) -> Picture:
     a, b = random.uniform(2, max(width, height) / 2, 2)
     kind = random.integers(3)
     if kind == 0:
-        distance = (1 - np.hypot(across / a, along / b)) * min(a, b)
+        distance: npt.NDArray[np.floating[Any]] = (1 - np.hypot(across / a, along / b)) * min(a, b)
     elif kind == 1:
         distance = np.minimum(a - np.abs(across), b - np.abs(along))
     else:
@@ -167,4 +172,5 @@ def _texture(random: np.random.Generator, width: int, height: int) -> Picture:
         Image.fromarray(noise[:, :, channel]).resize((width, height), Image.Resampling.BICUBIC)
         for channel in range(channels)
     ]
-    return np.stack([np.asarray(layer) for layer in layers], axis=2) * np.float32(0.5)
+    texture: Picture = np.stack([np.asarray(layer) for layer in layers], axis=2) * np.float32(0.5)
+    return texture

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
@@ -27,14 +28,13 @@ CONFIG = {
     "axes_dims_rope": (8, 12, 12),
     "zero_cond_t": True,
 }
-SEED = 4
-LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
 WORDINGS_PER_EDIT = 50
 # The noise levels that 8 steps of the scheduler visit: shifted by exp(mu), and never under its last one.
 SHIFT = math.exp(0.52)
 LEAST_NOISE = 0.02
 PURE_NOISE = 0.1  # share of examples at the level of the first step
+LAST_LARGE_NOISE = 0.3  # about the level of the last step but one: what is predicted there is nearly the result
 CELL = 8  # pixels a side of a token
 Cells = tuple[int, int]  # width, height in tokens
 
@@ -47,10 +47,30 @@ class Stage:
     rates: tuple[float, float]  # of LEARNING_RATE, from the first step to the last
 
 
-STAGES = (
-    Stage(2400, 16, ((8, 8), (8, 8), (10, 6), (6, 10)), (1.0, 1.0)),
-    Stage(500, 6, ((12, 12), (16, 12), (12, 16)), (1.0, 0.4)),
-    Stage(250, 3, ((20, 20), (24, 16), (32, 20), (32, 32)), (0.4, 0.02)),
+@dataclass(frozen=True)
+class Phase:
+    """A training of its own: with a new optimizer, new pictures and new wordings."""
+
+    seed: int
+    learning_rate: float
+    as_seen: bool  # latents count by how much they show, and noise levels by what an error there does in 8 steps
+    stages: tuple[Stage, ...]
+
+
+SMALL, MEDIUM = ((8, 8), (8, 8), (10, 6), (6, 10)), ((12, 12), (16, 12), (12, 16))
+LARGE = ((20, 20), (24, 16), (32, 20), (32, 32))
+PHASES = (
+    Phase(4, 2e-3, False, (Stage(1999, 16, SMALL, (1.0, 1.0)),)),
+    Phase(
+        5,
+        1.5e-3,
+        True,
+        (
+            Stage(2200, 16, SMALL, (1.0, 0.7)),
+            Stage(400, 6, MEDIUM, (0.7, 0.3)),
+            Stage(150, 3, LARGE, (0.3, 0.02)),
+        ),
+    ),
 )
 # Of one reference, of one whose shape is not the output's, of a choice between two.
 TASKS = (0.62, 0.14, 0.24)
@@ -68,35 +88,46 @@ class Example:
 
 
 def train(
-    vae: AutoencoderKLQwenImage, encoder: TextEncoder, stages: tuple[Stage, ...] = STAGES
+    vae: AutoencoderKLQwenImage, encoder: TextEncoder, phases: tuple[Phase, ...] = PHASES
 ) -> QwenImageTransformer2DModel:
-    torch.manual_seed(SEED)
+    torch.manual_seed(phases[0].seed)
     transformer = QwenImageTransformer2DModel(in_channels=64, out_channels=16, **CONFIG)
     start_with_copying(transformer)
-    examples = Examples(vae, Wordings(encoder, SEED, WORDINGS_PER_EDIT))
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+    for number, phase in enumerate(phases):
+        if number > 0:
+            torch.manual_seed(phase.seed)
+        train_phase(transformer, vae, encoder, phase)
+    return transformer.eval().requires_grad_(False)
+
+
+def train_phase(
+    transformer: QwenImageTransformer2DModel, vae: AutoencoderKLQwenImage, encoder: TextEncoder, phase: Phase
+) -> None:
+    examples = Examples(vae, Wordings(encoder, phase.seed, WORDINGS_PER_EDIT), phase.seed)
+    optimizer = torch.optim.AdamW(transformer.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
+    weights = channel_weights(vae) if phase.as_seen else None
     step = 0
-    for stage in stages:
+    for stage in phase.stages:
         for stage_step in range(stage.steps):
             warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * warm * _between(stage.rates, stage_step / stage.steps)
-            loss = flow_loss(transformer, examples.draw(stage))
+            rate = _between(stage.rates, stage_step / stage.steps)
+            optimizer.param_groups[0]["lr"] = phase.learning_rate * warm * rate
+            loss = flow_loss(transformer, examples.draw(stage), weights)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
             optimizer.step()
             step += 1
             if step % 50 == 0:
-                log.info("transformer: step %d, loss %.4f", step, loss.item())
-    return transformer.eval().requires_grad_(False)
+                log.info("transformer: phase %d, step %d, loss %.4f", phase.seed, step, loss.item())
 
 
 def _between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * share
 
 
-def flow_loss(transformer: QwenImageTransformer2DModel, example: Example) -> torch.Tensor:
-    """Mean square error of the predicted velocity, noise minus picture."""
+def flow_loss(transformer: QwenImageTransformer2DModel, example: Example, weights: torch.Tensor | None) -> torch.Tensor:
+    """Mean square error of the predicted velocity, noise minus picture; with `weights` (64,) also weighted by noise."""
     noise = torch.randn_like(example.target)
     level = noise_levels(len(noise))
     noised = torch.lerp(example.target, noise, level[:, None, None])
@@ -108,7 +139,17 @@ def flow_loss(transformer: QwenImageTransformer2DModel, example: Example) -> tor
         img_shapes=[example.shapes] * len(noise),
         return_dict=False,
     )[0][:, : noise.shape[1]]
-    return torch.nn.functional.mse_loss(predicted, noise - example.target)
+    errors = (predicted - (noise - example.target)).square()
+    if weights is None:
+        return errors.mean()  # type: ignore[no-any-return]
+    by_level = (level / LAST_LARGE_NOISE).clamp(max=1).square()
+    return (errors * weights * by_level[:, None, None]).mean()  # type: ignore[no-any-return]
+
+
+def channel_weights(vae: AutoencoderKLQwenImage) -> torch.Tensor:
+    """(64,) of a token's values, 1 on average: those of large deviation, in pixels, are seen most."""
+    deviations = torch.tensor(vae.config.latents_std)
+    return (deviations / deviations.mean()).repeat_interleave(4)
 
 
 def noise_levels(count: int) -> torch.Tensor:
@@ -122,14 +163,14 @@ def noise_levels(count: int) -> torch.Tensor:
 class Examples:
     """Endless training batches; equal models and stages give equal batches."""
 
-    def __init__(self, vae: AutoencoderKLQwenImage, wordings: Wordings) -> None:
+    def __init__(self, vae: AutoencoderKLQwenImage, wordings: Wordings, seed: int) -> None:
         self._coefficients = coefficients()
         self._mean, self._std = (
             torch.tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
         )
         self._wordings = wordings
-        self._random = np.random.default_rng(SEED)
-        self._pictures = PictureSource(SEED)
+        self._random = np.random.default_rng(seed)
+        self._pictures = PictureSource(seed)
 
     def draw(self, stage: Stage) -> Example:
         task = self._random.choice(3, p=TASKS)
@@ -168,7 +209,7 @@ class Examples:
         change = self._random.uniform(0.6, 1.6)
         return max(4, round(columns * change**0.5)), max(4, round(rows / change**0.5))
 
-    def _latents(self, pictures: np.ndarray) -> torch.Tensor:
+    def _latents(self, pictures: Picture) -> torch.Tensor:
         """(B, H, W, 3) in 0..1 → normalised and packed (B, tokens, 64), from the coefficients that the encoder gives"""
         latents = torch.nn.functional.conv2d(as_frames(pictures)[:, :, 0], self._coefficients, stride=BLOCK)
         return packed((latents - self._mean) / self._std)
@@ -189,7 +230,7 @@ def framed(picture: Picture, output: Cells) -> Picture:
     return picture[rows][:, columns]
 
 
-def _covered(tokens: int, output: int) -> np.ndarray:
+def _covered(tokens: int, output: int) -> npt.NDArray[np.intp]:
     """For each pixel of the output's side the pixel of the picture's side, both centred as their positions are."""
     first = (tokens - tokens // 2) - (output - output // 2)
     return np.clip(np.arange(output * CELL) + first * CELL, 0, tokens * CELL - 1)
@@ -200,7 +241,8 @@ def _pixels(shape: Cells) -> tuple[int, int]:
 
 
 def _clipped(picture: Picture) -> Picture:
-    return np.clip(picture, 0, 1).astype(np.float32)
+    clipped: Picture = np.clip(picture, 0, 1).astype(np.float32)
+    return clipped
 
 
 def _padded(wordings: list[Wording]) -> tuple[torch.Tensor, torch.Tensor]:
