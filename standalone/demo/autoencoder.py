@@ -37,7 +37,8 @@ class Stage:
     side: int  # pixels
 
 
-STAGES = (Stage(2800, 8, 64), Stage(700, 4, 96), Stage(500, 2, 128))
+STAGES = (Stage(2749, 8, 64),)
+DECAY_STEPS = 4000  # of the learning rate, down to nearly nothing; the training ends before
 
 
 def build() -> AutoencoderKLQwenImage:
@@ -57,7 +58,7 @@ def train_decoder(vae: AutoencoderKLQwenImage, stages: tuple[Stage, ...] = STAGE
     total = sum(stage.steps for stage in stages)
     parameters = _trained_parameters(vae)
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
     step = 0
     with single_frame():
         for stage in stages:
@@ -101,10 +102,10 @@ def decode(vae: AutoencoderKLQwenImage, latents: torch.Tensor) -> torch.Tensor:
     return frames
 
 
-def _rate(step: int, total: int) -> float:
+def _rate(step: int) -> float:
     """Of the learning rate: a linear start, then half a cosine."""
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-    return warm * (0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * step / total)).item()) + 1e-3
+    return warm * (0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * step / DECAY_STEPS)).item()) + 1e-3
 
 
 def _loss(vae: AutoencoderKLQwenImage, frames: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLProcessor
 
 from standalone.checkpoint import build_processor, randomize, text_encoder_config
-from standalone.demo.edits import EDITS
 from standalone.demo.pictures import PictureSource
 from standalone.demo.wordings import choosing_prompt, prompt, vocabulary_text
 from standalone.tokenizer import TRAINING_TEXT, build_tokenizer, prompt_templates
@@ -81,12 +80,12 @@ def by_length(wordings: list[Wording]) -> list[Wording]:
 class Wordings:
     """Encoded prompts, each seen beside pictures that have nothing to do with it: they must not matter."""
 
-    def __init__(self, encoder: TextEncoder, seed: int, per_edit: int) -> None:
+    def __init__(self, encoder: TextEncoder, seed: int, per_edit: int, edits: tuple[str, ...]) -> None:
         self._encoder = encoder
         self._random = np.random.default_rng(seed)
         self._pictures = PictureSource(seed)
-        self.single = by_length([self._single(edit) for edit in EDITS for _ in range(per_edit)])
-        self.choosing = by_length([self._choosing(edit, n % 2) for edit in EDITS for n in range(per_edit)])
+        self.single = by_length([self._single(edit) for edit in edits for _ in range(per_edit)])
+        self.choosing = by_length([self._choosing(edit, n % 2) for edit in edits for n in range(per_edit)])
 
     def _single(self, edit: str) -> Wording:
         return Wording(edit, 0, self._encoder.embeddings(prompt(self._random, edit), [self._picture()]))

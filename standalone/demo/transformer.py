@@ -28,7 +28,6 @@ CONFIG = {
     "axes_dims_rope": (8, 12, 12),
     "zero_cond_t": True,
 }
-WARM_UP_STEPS = 100
 WORDINGS_PER_EDIT = 50
 # The noise levels that 8 steps of the scheduler visit: shifted by exp(mu), and never under its last one.
 SHIFT = math.exp(0.52)
@@ -53,27 +52,36 @@ class Phase:
 
     seed: int
     learning_rate: float
+    warm_up: int  # steps
+    tasks: tuple[float, float, float]  # shares, see Task
+    edits: tuple[str, ...]
     as_seen: bool  # latents count by how much they show, and noise levels by what an error there does in 8 steps
+    least_uniform: float  # of what noise levels are drawn by
     stages: tuple[Stage, ...]
 
 
 SMALL, MEDIUM = ((8, 8), (8, 8), (10, 6), (6, 10)), ((12, 12), (16, 12), (12, 16))
 LARGE = ((20, 20), (24, 16), (32, 20), (32, 32))
+ALL = tuple(EDITS)
+CORE = ("unchanged", "grayscale", "inverted", "red", "green", "blue", "brighter", "darker", "sepia")
 PHASES = (
-    Phase(4, 2e-3, False, (Stage(1999, 16, SMALL, (1.0, 1.0)),)),
+    Phase(4, 2e-3, 100, (0.62, 0.14, 0.24), ALL, False, 0.0, (Stage(1999, 16, SMALL, (1.0, 1.0)),)),
+    Phase(5, 1.5e-3, 100, (0.62, 0.14, 0.24), ALL, True, 0.0, (Stage(399, 16, SMALL, (1.0, 1 - 0.3 * 399 / 2200)),)),
     Phase(
-        5,
+        6,
         1.5e-3,
+        30,
+        (0.74, 0.08, 0.18),
+        CORE,
         True,
+        0.1,
         (
-            Stage(2200, 16, SMALL, (1.0, 0.7)),
-            Stage(400, 6, MEDIUM, (0.7, 0.3)),
-            Stage(150, 3, LARGE, (0.3, 0.02)),
+            Stage(1490, 16, SMALL, (1.0, 1.0)),
+            Stage(300, 6, MEDIUM, (1.0, 0.35)),
+            Stage(100, 3, LARGE, (0.35, 0.02)),
         ),
     ),
 )
-# Of one reference, of one whose shape is not the output's, of a choice between two.
-TASKS = (0.62, 0.14, 0.24)
 
 
 @dataclass(frozen=True)
@@ -103,16 +111,16 @@ def train(
 def train_phase(
     transformer: QwenImageTransformer2DModel, vae: AutoencoderKLQwenImage, encoder: TextEncoder, phase: Phase
 ) -> None:
-    examples = Examples(vae, Wordings(encoder, phase.seed, WORDINGS_PER_EDIT), phase.seed)
+    examples = Examples(vae, Wordings(encoder, phase.seed, WORDINGS_PER_EDIT, phase.edits), phase)
     optimizer = torch.optim.AdamW(transformer.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
     weights = channel_weights(vae) if phase.as_seen else None
     step = 0
     for stage in phase.stages:
         for stage_step in range(stage.steps):
-            warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+            warm = min(1.0, (step + 1) / phase.warm_up)
             rate = _between(stage.rates, stage_step / stage.steps)
             optimizer.param_groups[0]["lr"] = phase.learning_rate * warm * rate
-            loss = flow_loss(transformer, examples.draw(stage), weights)
+            loss = flow_loss(transformer, examples.draw(stage), weights, phase.least_uniform)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -126,10 +134,12 @@ def _between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * share
 
 
-def flow_loss(transformer: QwenImageTransformer2DModel, example: Example, weights: torch.Tensor | None) -> torch.Tensor:
+def flow_loss(
+    transformer: QwenImageTransformer2DModel, example: Example, weights: torch.Tensor | None, least: float
+) -> torch.Tensor:
     """Mean square error of the predicted velocity, noise minus picture; with `weights` (64,) also weighted by noise."""
     noise = torch.randn_like(example.target)
-    level = noise_levels(len(noise))
+    level = noise_levels(len(noise), least)
     noised = torch.lerp(example.target, noise, level[:, None, None])
     predicted = transformer(
         hidden_states=torch.cat([noised, *example.references], dim=1),
@@ -152,9 +162,9 @@ def channel_weights(vae: AutoencoderKLQwenImage) -> torch.Tensor:
     return (deviations / deviations.mean()).repeat_interleave(4)
 
 
-def noise_levels(count: int) -> torch.Tensor:
+def noise_levels(count: int, least: float) -> torch.Tensor:
     """(count,) in LEAST_NOISE..1, spread as the scheduler's steps are."""
-    uniform = torch.rand(count)
+    uniform = least + (1 - least) * torch.rand(count)
     shifted = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
     levels = torch.where(torch.rand(count) < PURE_NOISE, torch.ones(count), shifted)
     return levels.clamp(min=LEAST_NOISE)
@@ -163,17 +173,18 @@ def noise_levels(count: int) -> torch.Tensor:
 class Examples:
     """Endless training batches; equal models and stages give equal batches."""
 
-    def __init__(self, vae: AutoencoderKLQwenImage, wordings: Wordings, seed: int) -> None:
+    def __init__(self, vae: AutoencoderKLQwenImage, wordings: Wordings, phase: Phase) -> None:
         self._coefficients = coefficients()
         self._mean, self._std = (
             torch.tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
         )
         self._wordings = wordings
-        self._random = np.random.default_rng(seed)
-        self._pictures = PictureSource(seed)
+        self._random = np.random.default_rng(phase.seed)
+        self._pictures = PictureSource(phase.seed)
+        self._tasks = phase.tasks
 
     def draw(self, stage: Stage) -> Example:
-        task = self._random.choice(3, p=TASKS)
+        task = self._random.choice(3, p=self._tasks)
         shapes = [self._shape(stage) for _ in range(2 if task == 2 else 1)]
         if task == 2 and self._random.random() < 0.7:
             shapes[1] = shapes[0]
