@@ -15,6 +15,7 @@ from standalone.demo.autoencoder import as_frames
 from standalone.demo.copying import start_with_copying
 from standalone.demo.cosines import BLOCK, coefficients
 from standalone.demo.edits import EDITS
+from standalone.demo.phases import PHASES, Cells, Phase, Stage
 from standalone.demo.pictures import Picture, PictureSource
 from standalone.demo.text import WIDTH, TextEncoder, Wording, Wordings
 
@@ -28,60 +29,12 @@ CONFIG = {
     "axes_dims_rope": (8, 12, 12),
     "zero_cond_t": True,
 }
-WORDINGS_PER_EDIT = 50
 # The noise levels that 8 steps of the scheduler visit: shifted by exp(mu), and never under its last one.
 SHIFT = math.exp(0.52)
 LEAST_NOISE = 0.02
 PURE_NOISE = 0.1  # share of examples at the level of the first step
 LAST_LARGE_NOISE = 0.3  # about the level of the last step but one: what is predicted there is nearly the result
 CELL = 8  # pixels a side of a token
-Cells = tuple[int, int]  # width, height in tokens
-
-
-@dataclass(frozen=True)
-class Stage:
-    steps: int
-    batch: int
-    shapes: tuple[Cells, ...]  # of the references
-    rates: tuple[float, float]  # of LEARNING_RATE, from the first step to the last
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A training of its own: with a new optimizer, new pictures and new wordings."""
-
-    seed: int
-    learning_rate: float
-    warm_up: int  # steps
-    tasks: tuple[float, float, float]  # shares, see Task
-    edits: tuple[str, ...]
-    as_seen: bool  # latents count by how much they show, and noise levels by what an error there does in 8 steps
-    least_uniform: float  # of what noise levels are drawn by
-    stages: tuple[Stage, ...]
-
-
-SMALL, MEDIUM = ((8, 8), (8, 8), (10, 6), (6, 10)), ((12, 12), (16, 12), (12, 16))
-LARGE = ((20, 20), (24, 16), (32, 20), (32, 32))
-ALL = tuple(EDITS)
-CORE = ("unchanged", "grayscale", "inverted", "red", "green", "blue", "brighter", "darker", "sepia")
-PHASES = (
-    Phase(4, 2e-3, 100, (0.62, 0.14, 0.24), ALL, False, 0.0, (Stage(1999, 16, SMALL, (1.0, 1.0)),)),
-    Phase(5, 1.5e-3, 100, (0.62, 0.14, 0.24), ALL, True, 0.0, (Stage(399, 16, SMALL, (1.0, 1 - 0.3 * 399 / 2200)),)),
-    Phase(
-        6,
-        1.5e-3,
-        30,
-        (0.74, 0.08, 0.18),
-        CORE,
-        True,
-        0.1,
-        (
-            Stage(1490, 16, SMALL, (1.0, 1.0)),
-            Stage(300, 6, MEDIUM, (1.0, 0.35)),
-            Stage(100, 3, LARGE, (0.35, 0.02)),
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +64,7 @@ def train(
 def train_phase(
     transformer: QwenImageTransformer2DModel, vae: AutoencoderKLQwenImage, encoder: TextEncoder, phase: Phase
 ) -> None:
-    examples = Examples(vae, Wordings(encoder, phase.seed, WORDINGS_PER_EDIT, phase.edits), phase)
+    examples = Examples(vae, Wordings(encoder, phase.seed, phase.wordings, phase.edits, phase.choose), phase)
     optimizer = torch.optim.AdamW(transformer.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
     weights = channel_weights(vae) if phase.as_seen else None
     step = 0
