@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test faults check clean
+.PHONY: help serve test faults check demo-checkpoint clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ check: $(VENV)/.test  ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy shim standalone model_repository/qwen_image_edit/1/qwen_edit
 
+demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: about an hour on two cores
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m standalone.demo
+
 clean:  ## remove everything that make installed or wrote
 	rm -rf $(VENV) .triton .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -40,4 +43,8 @@ $(VENV)/.serve: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.serve pyproject.toml constraints.txt
 	$(PIP) -e '.[shim,model,standalone,test,dev]'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.serve pyproject.toml constraints.txt
+	$(PIP) -e '.[shim,model,standalone,demo]'
 	@touch $@

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,6 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
 )
-from tokenizers import AddedToken, Regex, Tokenizer
-from tokenizers.models import BPE
-from tokenizers.normalizers import NFC
-from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
-from tokenizers.trainers import BpeTrainer
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -35,7 +29,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 from transformers.initialization import no_init_weights
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from standalone.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
 PIPELINES: dict[str, type[DiffusionPipeline]] = {
     "edit": QwenImageEditPipeline,
@@ -157,48 +152,6 @@ SCHEDULER_CONFIG = {
     "time_shift_type": "exponential",
 }
 
-# In the order of Qwen2.5's ids; only those up to <|video_pad|> are special there.
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-ADDED_TOKENS = (
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-)
-
-# Wordings of edit prompts: they keep prompts near one token a word, as in the real vocabulary.
-TRAINING_TEXT = """
-Picture 1: Picture 2: Picture 3: a photo of the image in the picture
-make it look like, make the sky blue, turn the day into night, change the color of the car to red
-add a hat to the cat, add a dog on the left, remove the person in the background, remove the text from the sign
-replace the background with a beach at sunset, replace the word with another, put the shirt on the woman
-combine the two pictures, place the object from Picture 1 next to the man in Picture 2, keep the face and pose
-convert to a watercolor painting, pencil drawing, cartoon, anime style, black and white, oil painting, pixel art
-a yellow house with green trees, white snow, dark clouds, bright light, orange and purple flowers, a small river
-blurry, low quality, distorted, bad hands, watermark, jpeg artifacts, high quality, detailed, sharp, realistic
-he she they we you this that these those is are was were be been have has had do does did not no yes and or but
-with without for from into onto over under above below behind front near between up down left right top bottom
-"""
-
 README = """# Random weights
 
 A {size} checkpoint of the `{family}` family ({pipeline}) for tests, in diffusers' `save_pretrained` layout.
@@ -261,60 +214,20 @@ def build_pipeline(
         architecture, tokenizer, family == "plus-2511", device, dtype or architecture.dtype
     )
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-    _randomize(transformer, generator)
-    _randomize(vae, generator)
-    _randomize(text_encoder, generator, std=text_encoder.config.text_config.initializer_range)
+    randomize(transformer, generator)
+    randomize(vae, generator)
+    randomize(text_encoder, generator, std=text_encoder.config.text_config.initializer_range)
     return PIPELINES[family](
         scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        processor=_build_processor(tokenizer, architecture.min_pixels),
+        processor=build_processor(tokenizer, architecture.min_pixels),
         transformer=transformer,
     )
 
 
-@lru_cache(maxsize=1)
-def _train_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a byte-level BPE over the pipelines' own templates and `TRAINING_TEXT`."""
-    bpe = Tokenizer(BPE())
-    bpe.normalizer = NFC()
-    bpe.pre_tokenizer = Sequence(
-        [Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    # No vocabulary limit: every word of the text becomes one token, so the templates have the real token counts.
-    trainer = BpeTrainer(
-        vocab_size=1 << 16, min_frequency=1, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False
-    )
-    bpe.train_from_iterator([*prompt_templates(), TRAINING_TEXT], trainer)
-    model = json.loads(bpe.to_str())["model"]
-    return model["vocab"], [(left, right) for left, right in model["merges"]]
-
-
-def prompt_templates() -> tuple[str, ...]:
-    """The prompt templates of the two pipelines, each with one `{}` for the prompt."""
-    components = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer", "processor", "transformer"))
-    pipelines = (QwenImageEditPipeline(**components), QwenImageEditPlusPipeline(**components))
-    return tuple(pipeline.prompt_template_encode for pipeline in pipelines)
-
-
-def build_tokenizer() -> Qwen2Tokenizer:
-    """A small vocabulary with Qwen2.5's control tokens; any text in Unicode NFC survives encode and decode."""
-    vocab, merges = _train_bpe()
-    control_tokens = {token: len(vocab) + i for i, token in enumerate(SPECIAL_TOKENS + ADDED_TOKENS)}
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocab | control_tokens,
-        merges=list(merges),
-        eos_token="<|im_end|>",
-        model_max_length=131072,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED_TOKENS])
-    return tokenizer
-
-
-def _build_processor(tokenizer: Qwen2Tokenizer, min_pixels: int) -> Qwen2VLProcessor:
+def build_processor(tokenizer: Qwen2Tokenizer, min_pixels: int) -> Qwen2VLProcessor:
     pixels = {
         "patch_size": 14,
         "temporal_patch_size": 2,
@@ -336,7 +249,7 @@ def _build_models(
     dtype: torch.dtype,
 ) -> tuple[QwenImageTransformer2DModel, AutoencoderKLQwenImage, Qwen2_5_VLForConditionalGeneration]:
     """The three models with uninitialised weights."""
-    text_config = _text_encoder_config(architecture, tokenizer)
+    text_config = text_encoder_config(tokenizer, architecture.text, architecture.vision)
     previous_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -355,8 +268,11 @@ def _build_models(
     return models
 
 
-def _text_encoder_config(architecture: Architecture, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    text = dict(architecture.text)
+def text_encoder_config(
+    tokenizer: Qwen2Tokenizer, text: dict[str, Any], vision: dict[str, Any], *, tied: bool = False
+) -> Qwen2_5_VLConfig:
+    """`tied`: one matrix is both the embeddings and the logits' weights; the pipelines need no logits."""
+    text = dict(text)
     rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": text.pop("mrope_section")}
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     return Qwen2_5_VLConfig(
@@ -376,18 +292,18 @@ def _text_encoder_config(architecture: Architecture, tokenizer: Qwen2Tokenizer) 
             "window_size": 112,
             "tokens_per_second": 2,
             "out_hidden_size": text["hidden_size"],
-            **architecture.vision,
+            **vision,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
 
 
 @torch.no_grad()
-def _randomize(model: torch.nn.Module, generator: torch.Generator | None, std: float | None = None) -> None:
+def randomize(model: torch.nn.Module, generator: torch.Generator | None, std: float | None = None) -> None:
     """Draws every parameter in place; matrices and kernels get `std`, or 1 / sqrt(3 fan_in), torch's own."""
     for name, parameter in model.named_parameters():
         if parameter.is_meta:

@@ -29,6 +29,8 @@ SHIM_START_SECONDS = 60.0
 SHIM_STOP_SECONDS = 2.0
 # After a failure no edit can be finished.
 FAILED_STOP_SECONDS = 1.0
+DEMO_CHECKPOINT = PROJECT / "standalone" / "demo" / "qwen-image-edit-demo"
+MODEL_CARD = (DEMO_CHECKPOINT / "MODEL_CARD.md").relative_to(PROJECT)
 SAMPLE_PICTURE = PROJECT / "tests" / "data" / "cat.jpg"
 SAVE_PICTURE = (
     'python3 -c "import base64, json, sys; '
@@ -168,15 +170,9 @@ class Launcher:
 
 
 def demo_checkpoint() -> str:
-    """The folder of the demo checkpoint, written on first use."""
-    from standalone.checkpoint import write_checkpoint  # torch is imported only where a checkpoint is written
-
-    folder = PROJECT / ".triton" / "checkpoints" / "qwen-image-edit-demo"
-    if not (folder / "model_index.json").is_file():
-        print("QWEN_MODEL_DIR is not set: writing a tiny demo checkpoint", flush=True)
-        write_checkpoint(folder, "plus")
-    print("DEMO CHECKPOINT: its weights are random, every picture it makes is NOISE. Set QWEN_MODEL_DIR to edit.")
-    return str(folder)
+    """The folder of the demo checkpoint."""
+    print(f"QWEN_MODEL_DIR is not set: serving the demo, a toy that knows a few edits ({MODEL_CARD}).", flush=True)
+    return str(DEMO_CHECKPOINT)
 
 
 def answers_200(url: str) -> bool:

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from engines import TestEngine, difference, edit, engine_on, load_pipeline
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 from qwen_edit import masks
 from qwen_edit.errors import BadRequest
-from qwen_edit.masks import FEATHER_PIXELS
+from qwen_edit.masks import Mask
 
 from benchmarks import stock
 
 AREA = 128 * 128
+FEATHER_PIXELS = 4  # half a latent cell of these checkpoints
 
 
 @pytest.fixture(scope="module", params=["edit", "plus-2511"])
@@ -71,15 +72,21 @@ def test_outside_the_mask_the_source_keeps_its_own_pixels(
 
 
 def _grown() -> Any:
-    from PIL import ImageFilter
-
     return ImageFilter.MaxFilter(2 * (FEATHER_PIXELS + 3) + 1)
 
 
 def _shrunk() -> Any:
-    from PIL import ImageFilter
-
     return ImageFilter.MinFilter(2 * FEATHER_PIXELS + 1)
+
+
+@pytest.mark.parametrize("cell", [4, 8])
+def test_the_seam_is_blended_over_one_latent_cell(cell: int) -> None:
+    black = Image.new("RGB", (64, 32))
+    right_half = Image.fromarray(np.repeat(np.uint8([[0] * 32 + [255] * 32]), 32, axis=0))
+    white = np.full((32, 64, 3), 255, dtype=np.uint8)
+    row = Mask(right_half, black).composite(white, cell)[16, :, 0]
+    between = np.flatnonzero((row > 0) & (row < 255))
+    assert (between[0], between[-1]) == (32 - cell // 2, 31 + cell // 2)
 
 
 def test_a_masked_edit_among_unmasked_ones_equals_its_solo_run(

@@ -22,10 +22,9 @@ from standalone.checkpoint import (
     FAMILIES,
     PIPELINES,
     build_pipeline,
-    build_tokenizer,
-    prompt_templates,
     write_checkpoint,
 )
+from standalone.tokenizer import build_tokenizer, prompt_templates
 
 REFERENCE_AREA = 128 * 128
 USER_TURN = "<|im_start|>user\n"

@@ -295,7 +295,8 @@ class Engine:
             raise Failed("the model produced NaN or infinite values for this edit")
         if state.step >= job.request.num_inference_steps:
             image = self._decoder.picture(state.latents, size)
-            return {"image": job.ready.mask.composite(image) if job.ready.mask else image}
+            mask = job.ready.mask
+            return {"image": mask.composite(image, self._pipeline.vae_scale_factor) if mask else image}
         preview = None if state.clean is None else self._decoder.preview(state.clean, size, job.request.preview)
         return {"latents": latents, "preview": preview}
 

@@ -17,8 +17,6 @@ from qwen_edit.families import Size
 ASPECT_TOLERANCE = 0.01  # of the mask against the first reference
 OUTPUT_ASPECT_TOLERANCE = 0.02  # of the output size asked for against the mask
 THRESHOLD = 128
-# Half a latent cell: the seam between edited and kept pixels is blended over one cell in all.
-FEATHER_PIXELS = 4
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,12 @@ class Mask:
         packed: torch.Tensor = pack(small.repeat(1, channels, 1, 1), 1, channels, rows, columns)
         return packed[0]
 
-    def composite(self, edited: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The source's own pixels outside the region: the VAE's reconstruction is not the original."""
-        soft = self.region.filter(ImageFilter.BoxBlur(FEATHER_PIXELS))
+    def composite(self, edited: npt.NDArray[np.uint8], cell: int) -> npt.NDArray[np.uint8]:
+        """The source's own pixels outside the region: the VAE's reconstruction is not the original.
+
+        `cell`: pixels a side of a latent cell; the seam is blended over one cell, half of it on either side.
+        """
+        soft = self.region.filter(ImageFilter.BoxBlur(cell / 2))
         return np.asarray(Image.composite(Image.fromarray(edited), self.source, soft))
 
 

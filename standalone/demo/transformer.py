@@ -1,0 +1,216 @@
+"""Trains the transformer to make edits: flow matching on latents, with the reference's latents beside the noise."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+
+from standalone.demo.autoencoder import as_frames
+from standalone.demo.copying import start_with_copying
+from standalone.demo.cosines import BLOCK, coefficients
+from standalone.demo.edits import EDITS
+from standalone.demo.phases import PHASES, Cells, Phase, Stage
+from standalone.demo.pictures import Picture, PictureSource
+from standalone.demo.text import WIDTH, TextEncoder, Wording, Wordings
+
+log = logging.getLogger(__name__)
+
+CONFIG = {
+    "num_layers": 4,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "joint_attention_dim": WIDTH,
+    "axes_dims_rope": (8, 12, 12),
+    "zero_cond_t": True,
+}
+# The noise levels that 8 steps of the scheduler visit: shifted by exp(mu), and never under its last one.
+SHIFT = math.exp(0.52)
+LEAST_NOISE = 0.02
+PURE_NOISE = 0.1  # share of examples at the level of the first step
+LAST_LARGE_NOISE = 0.3  # about the level of the last step but one: what is predicted there is nearly the result
+CELL = 8  # pixels a side of a token
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch of one geometry, as the transformer takes it."""
+
+    target: torch.Tensor  # clean latents of the output, (B, tokens, 64)
+    references: tuple[torch.Tensor, ...]
+    text: torch.Tensor  # (B, text tokens, WIDTH)
+    text_mask: torch.Tensor
+    shapes: list[tuple[int, int, int]]  # of the output and the references: 1, rows, columns
+
+
+def train(
+    vae: AutoencoderKLQwenImage, encoder: TextEncoder, phases: tuple[Phase, ...] = PHASES
+) -> QwenImageTransformer2DModel:
+    torch.manual_seed(phases[0].seed)
+    transformer = QwenImageTransformer2DModel(in_channels=64, out_channels=16, **CONFIG)
+    start_with_copying(transformer)
+    for number, phase in enumerate(phases):
+        if number > 0:
+            torch.manual_seed(phase.seed)
+        train_phase(transformer, vae, encoder, phase)
+    return transformer.eval().requires_grad_(False)
+
+
+def train_phase(
+    transformer: QwenImageTransformer2DModel, vae: AutoencoderKLQwenImage, encoder: TextEncoder, phase: Phase
+) -> None:
+    examples = Examples(vae, Wordings(encoder, phase.seed, phase.wordings, phase.edits, phase.choose), phase)
+    optimizer = torch.optim.AdamW(transformer.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
+    weights = channel_weights(vae) if phase.as_seen else None
+    step = 0
+    for stage in phase.stages:
+        for stage_step in range(stage.steps):
+            warm = min(1.0, (step + 1) / phase.warm_up)
+            rate = _between(stage.rates, stage_step / stage.steps)
+            optimizer.param_groups[0]["lr"] = phase.learning_rate * warm * rate
+            loss = flow_loss(transformer, examples.draw(stage), weights, phase.least_uniform)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            if step % 50 == 0:
+                log.info("transformer: phase %d, step %d, loss %.4f", phase.seed, step, loss.item())
+
+
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * share
+
+
+def flow_loss(
+    transformer: QwenImageTransformer2DModel, example: Example, weights: torch.Tensor | None, least: float
+) -> torch.Tensor:
+    """Mean square error of the predicted velocity, noise minus picture; with `weights` (64,) also weighted by noise."""
+    noise = torch.randn_like(example.target)
+    level = noise_levels(len(noise), least)
+    noised = torch.lerp(example.target, noise, level[:, None, None])
+    predicted = transformer(
+        hidden_states=torch.cat([noised, *example.references], dim=1),
+        timestep=level,
+        encoder_hidden_states=example.text,
+        encoder_hidden_states_mask=example.text_mask,
+        img_shapes=[example.shapes] * len(noise),
+        return_dict=False,
+    )[0][:, : noise.shape[1]]
+    errors = (predicted - (noise - example.target)).square()
+    if weights is None:
+        return errors.mean()  # type: ignore[no-any-return]
+    by_level = (level / LAST_LARGE_NOISE).clamp(max=1).square()
+    return (errors * weights * by_level[:, None, None]).mean()  # type: ignore[no-any-return]
+
+
+def channel_weights(vae: AutoencoderKLQwenImage) -> torch.Tensor:
+    """(64,) of a token's values, 1 on average: those of large deviation, in pixels, are seen most."""
+    deviations = torch.tensor(vae.config.latents_std)
+    return (deviations / deviations.mean()).repeat_interleave(4)
+
+
+def noise_levels(count: int, least: float) -> torch.Tensor:
+    """(count,) in LEAST_NOISE..1, spread as the scheduler's steps are."""
+    uniform = least + (1 - least) * torch.rand(count)
+    shifted = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    levels = torch.where(torch.rand(count) < PURE_NOISE, torch.ones(count), shifted)
+    return levels.clamp(min=LEAST_NOISE)
+
+
+class Examples:
+    """Endless training batches; equal models and stages give equal batches."""
+
+    def __init__(self, vae: AutoencoderKLQwenImage, wordings: Wordings, phase: Phase) -> None:
+        self._coefficients = coefficients()
+        self._mean, self._std = (
+            torch.tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        self._wordings = wordings
+        self._random = np.random.default_rng(phase.seed)
+        self._pictures = PictureSource(phase.seed)
+        self._tasks = phase.tasks
+
+    def draw(self, stage: Stage) -> Example:
+        task = self._random.choice(3, p=self._tasks)
+        shapes = [self._shape(stage) for _ in range(2 if task == 2 else 1)]
+        if task == 2 and self._random.random() < 0.7:
+            shapes[1] = shapes[0]
+        output = self._nearby(shapes[0]) if task == 1 else shapes[-1]
+        known = self._wordings.choosing if task == 2 else self._wordings.single
+        wordings = self._alike(known, stage.batch)
+        references = [self._pictures.batch(stage.batch, *_pixels(shape)) for shape in shapes]
+        targets = [
+            framed(_clipped(EDITS[wording.edit].apply(references[wording.picture][row])), output)
+            for row, wording in enumerate(wordings)
+        ]
+        text, mask = _padded(wordings)
+        return Example(
+            target=self._latents(np.stack(targets)),
+            references=tuple(self._latents(reference) for reference in references),
+            text=text,
+            text_mask=mask,
+            shapes=[(1, rows, columns) for columns, rows in (output, *shapes)],
+        )
+
+    def _alike(self, known: list[Wording], count: int) -> list[Wording]:
+        """A random choice of texts of about one length, so that little is padded; `known` goes by length."""
+        window = len(known) // 5
+        first = self._random.integers(len(known) - window + 1)
+        return [known[first + self._random.integers(window)] for _ in range(count)]
+
+    def _shape(self, stage: Stage) -> Cells:
+        return stage.shapes[self._random.integers(len(stage.shapes))]
+
+    def _nearby(self, shape: Cells) -> Cells:
+        """Another shape of about the area: a picture is not always wanted in its own proportions."""
+        columns, rows = shape
+        change = self._random.uniform(0.6, 1.6)
+        return max(4, round(columns * change**0.5)), max(4, round(rows / change**0.5))
+
+    def _latents(self, pictures: Picture) -> torch.Tensor:
+        """(B, H, W, 3) in 0..1 → normalised and packed (B, tokens, 64), from the coefficients that the encoder gives"""
+        latents = torch.nn.functional.conv2d(as_frames(pictures)[:, :, 0], self._coefficients, stride=BLOCK)
+        return packed((latents - self._mean) / self._std)
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) → (B, h / 2 × w / 2, 4 C), as the pipelines pack them."""
+    batch, channels, height, width = latents.shape
+    blocks = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return blocks.reshape(batch, height // 2 * (width // 2), channels * 4)
+
+
+def framed(picture: Picture, output: Cells) -> Picture:
+    """The picture on a canvas of another shape, where its rotary positions put it: cut off, or its edges drawn out."""
+    height, width, _ = picture.shape
+    rows = _covered(height // CELL, output[1])
+    columns = _covered(width // CELL, output[0])
+    return picture[rows][:, columns]
+
+
+def _covered(tokens: int, output: int) -> npt.NDArray[np.intp]:
+    """For each pixel of the output's side the pixel of the picture's side, both centred as their positions are."""
+    first = (tokens - tokens // 2) - (output - output // 2)
+    return np.clip(np.arange(output * CELL) + first * CELL, 0, tokens * CELL - 1)
+
+
+def _pixels(shape: Cells) -> tuple[int, int]:
+    return shape[0] * CELL, shape[1] * CELL
+
+
+def _clipped(picture: Picture) -> Picture:
+    clipped: Picture = np.clip(picture, 0, 1).astype(np.float32)
+    return clipped
+
+
+def _padded(wordings: list[Wording]) -> tuple[torch.Tensor, torch.Tensor]:
+    texts = [wording.embeddings for wording in wordings]
+    lengths = torch.tensor([len(text) for text in texts])
+    text = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    return text, torch.arange(text.shape[1])[None] < lengths[:, None]

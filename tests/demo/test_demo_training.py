@@ -1,0 +1,126 @@
+"""What the demo's training relies on: short cuts equal the real models, and prompts that can be told apart."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from diffusers import QwenImageTransformer2DModel
+
+from standalone.demo import cosines, transformer
+from standalone.demo.autoencoder import CONFIG, as_frames, decode, encode
+from standalone.demo.copying import start_with_copying
+from standalone.demo.edits import EDITS
+from standalone.demo.pictures import Picture, procedural
+from standalone.demo.single_frame import clear_unused_kernels, single_frame
+from standalone.demo.text import DROPPED_TOKENS, TEMPLATE, build_text_encoder
+from standalone.demo.wordings import choosing_prompt, prompt
+
+
+@pytest.fixture(scope="module")
+def vae() -> object:
+    from diffusers import AutoencoderKLQwenImage
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKLQwenImage(**CONFIG)
+    cosines.set_encoder(vae)
+    return vae.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def batch() -> np.ndarray:
+    random = np.random.default_rng(0)
+    return np.stack([procedural(random, 48, 32) for _ in range(4)])
+
+
+def test_single_frame_convolutions_equal_the_causal_ones(vae, batch) -> None:  # type: ignore[no-untyped-def]
+    frames = as_frames(batch)
+    with single_frame():
+        latents = encode(vae, frames)
+        decoded = decode(vae, latents)
+    real = vae.encode(frames).latent_dist.mode()
+    assert torch.allclose(latents, real, atol=1e-5)
+    assert torch.allclose(decoded.clamp(-1, 1), vae.decode(real).sample, atol=1e-4)
+    clear_unused_kernels(vae)
+    assert torch.equal(vae.encode(frames).latent_dist.mode(), real)
+
+
+def test_the_encoder_gives_the_coefficients_that_the_transformer_is_trained_on(vae, batch) -> None:  # type: ignore[no-untyped-def]
+    frames = as_frames(batch)
+    expected = torch.nn.functional.conv2d(frames[:, :, 0], cosines.coefficients(), stride=cosines.BLOCK)
+    real = vae.encode(frames).latent_dist.mode()[:, :, 0]
+    assert (real - expected).abs().max() <= 0.01 * expected.std()
+
+
+def test_latents_are_packed_as_the_pipelines_do() -> None:
+    from diffusers import QwenImageEditPlusPipeline
+
+    latents = torch.arange(2 * 16 * 4 * 6.0).view(2, 16, 4, 6)
+    theirs = QwenImageEditPlusPipeline._pack_latents(latents, 2, 16, 4, 6)
+    assert torch.equal(transformer.packed(latents), theirs)
+
+
+@pytest.mark.parametrize("output", [(4, 3), (2, 5), (3, 2)], ids=str)
+def test_a_picture_of_another_shape_is_framed_where_its_rotary_positions_are(output: tuple[int, int]) -> None:
+    rows, columns = 4, 5
+    rope = QwenImageTransformer2DModel(num_layers=0, num_attention_heads=1, attention_head_dim=32,
+                                       joint_attention_dim=8, axes_dims_rope=(8, 12, 12)).pos_embed  # fmt: skip
+    cell = transformer.CELL
+    marked = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns, 1)
+    picture: Picture = marked.repeat(cell, axis=0).repeat(cell, axis=1).repeat(3, axis=2)
+    framed = transformer.framed(picture, output)[::cell, ::cell, 0]
+    assert framed.shape == (output[1], output[0])
+    of_output, of_reference = (
+        rope([[(1, height, width)]], max_txt_seq_len=1, device=torch.device("cpu"))[0]
+        for height, width in ((output[1], output[0]), (rows, columns))
+    )
+    for position, shown in zip(of_output, framed.ravel(), strict=True):
+        same_place = [n for n, other in enumerate(of_reference) if torch.equal(position, other)]
+        assert same_place in ([], [int(shown)])
+
+
+def test_the_copying_heads_look_at_the_same_place_of_their_reference() -> None:
+    config = transformer.CONFIG | {"num_layers": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = QwenImageTransformer2DModel(in_channels=64, out_channels=16, **config)
+    start_with_copying(model)
+    rows, columns = 6, 5
+    shapes = [(1, rows, columns)] * 3
+    freqs, _ = model.pos_embed([shapes], max_txt_seq_len=1, device=torch.device("cpu"))
+    attention, tokens = model.transformer_blocks[0].attn, rows * columns
+    for head, frames in ((0, 1), (1, 2)):
+        width = slice(head * 32, head * 32 + 32)
+        query, key = (
+            torch.view_as_complex(bias[width].reshape(-1, 2)) * freqs
+            for bias in (attention.to_q.bias.detach(), attention.to_k.bias.detach())
+        )
+        alike = (query[:tokens] @ key.conj().T).real
+        assert torch.equal(alike.argmax(dim=1), torch.arange(tokens) + frames * tokens)
+
+
+def test_the_template_has_the_tokens_that_the_pipeline_drops() -> None:
+    encoder = build_text_encoder()
+    prefix = TEMPLATE.split("{}")[0]
+    assert len(encoder.tokenizer(prefix)["input_ids"]) == DROPPED_TOKENS
+
+
+def test_every_word_of_the_wordings_is_one_token() -> None:
+    tokenizer, random = build_text_encoder().tokenizer, np.random.default_rng(0)
+    for edit in EDITS:
+        for text in (prompt(random, edit), choosing_prompt(random, edit, 0), choosing_prompt(random, edit, 1)):
+            words = text.replace("-", " - ").replace(":", " :").replace(",", " ,").rstrip(".!").split()
+            assert len(tokenizer(text.rstrip(".!"))["input_ids"]) <= len(words) + 1, text
+
+
+@pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed: pip install -e '.[demo]'")
+def test_equal_seeds_give_equal_pictures() -> None:
+    from standalone.demo.pictures import PictureSource
+
+    first, second = (PictureSource(5).batch(4, 40, 32) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.min() >= 0
+    assert first.max() <= 1
