@@ -16,8 +16,9 @@ test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny 
 	$(VENV)/bin/python tests/tools.py
 	$(VENV)/bin/python -m pytest
 
-faults: $(VENV)/.test  ## the fault tests at full length
+faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload under load: half an hour
 	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s
+	for scenario in kills balancer overload; do PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.load $$scenario || exit 1; done
 
 check: $(VENV)/.test  ## ruff and mypy
 	$(VENV)/bin/ruff check .

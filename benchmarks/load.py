@@ -17,6 +17,7 @@ import http.client
 import multiprocessing
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from typing import Any
 from servers import Server, answers_200, serve
 from stacks import Balanced, balanced, tritonserver, worker
 
-from benchmarks.clients import Clients, Edit, mix, percentile
+from benchmarks.clients import Clients, Edit, Tally, mix, percentile
 from benchmarks.resources import Resources
 from standalone.checkpoint import write_checkpoint
 
@@ -83,7 +84,7 @@ async def kills(checkpoint: Path, arguments: argparse.Namespace) -> None:
             f"longest request {max(clients.tally.seconds):.1f} s; at the end the engine has "
             f"{server.metric('qwen_edit_jobs'):.0f} jobs and {server.metric('qwen_edit_cache_bytes'):.0f} bytes cached"
         )
-        show(clients.tally.lost)
+        judge(clients.tally)
 
 
 async def killed(server: Server, victim: Callable[[Server], Any]) -> tuple[float, float]:
@@ -110,7 +111,7 @@ async def balancer(checkpoint: Path, arguments: argparse.Namespace) -> None:
             f"two Tritons behind HAProxy, {arguments.clients} clients, one of the two killed "
             f"{arguments.balancer_kills} times\n{clients.tally}\nlongest request {max(clients.tally.seconds):.1f} s"
         )
-        show(clients.tally.lost)
+        judge(clients.tally)
 
 
 async def killed_of_two(stack: Balanced, number: int) -> None:
@@ -144,7 +145,7 @@ async def overload(checkpoint: Path, arguments: argparse.Namespace) -> None:
             f"{len(health)}\nlatency of one edit at a time, after over before: {after / before:.2f} "
             f"({before:.3f} s, {after:.3f} s)"
         )
-        show(storm.tally.lost)
+        judge(storm.tally)
 
 
 async def latencies(clients: Clients, edits: list[Edit], rounds: int = 3) -> float:
@@ -194,7 +195,7 @@ async def soak(checkpoint: Path, arguments: argparse.Namespace) -> None:
         clients.stop.set()
         await running
         print(f"{arguments.clients} clients for {arguments.minutes:.0f} minutes\n{clients.tally}\n{resources}")
-        show(clients.tally.lost)
+        judge(clients.tally)
 
 
 @contextlib.contextmanager
@@ -235,9 +236,12 @@ async def until(condition: Callable[[], bool], seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
-def show(lost: list[str]) -> None:
-    for line in lost[:20]:
+def judge(tally: Tally) -> None:
+    """Ends with a failure where anything was lost or wrong."""
+    for line in tally.lost[:20]:
         print("lost:", line)
+    if tally.lost or tally.wrong:
+        sys.exit(1)
 
 
 SCENARIOS = {"kills": kills, "balancer": balancer, "overload": overload, "soak": soak}

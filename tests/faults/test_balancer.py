@@ -14,6 +14,8 @@ from stacks import Balanced, balanced, worker
 
 from benchmarks.clients import same
 
+pytestmark = pytest.mark.faults
+
 Photo = Callable[[str], bytes]
 STEPS = "qwen_edit_steps_total"
 

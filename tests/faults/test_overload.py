@@ -13,6 +13,8 @@ from servers import Server, pictures, serve, serve_shim
 
 from benchmarks.clients import same
 
+pytestmark = pytest.mark.faults
+
 Photo = Callable[[str], bytes]
 LONG = {"prompt": "x", "size": "512x512", "num_inference_steps": "100", "seed": "1"}
 SHORT = {"prompt": "x", "size": "64x64", "num_inference_steps": "4", "seed": "2"}

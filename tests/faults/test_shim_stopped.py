@@ -6,8 +6,11 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import pytest
 import requests
 from servers import Server, serve_shim
+
+pytestmark = pytest.mark.faults
 
 Photo = Callable[[str], bytes]
 EDIT = {"prompt": "x", "size": "256x256", "num_inference_steps": "60", "seed": "1"}

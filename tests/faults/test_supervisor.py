@@ -22,6 +22,8 @@ from servers import Server, answers_200, serve
 from stacks import supervise, tritonserver, worker
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+pytestmark = pytest.mark.faults
+
 Photo = Callable[[str], bytes]
 MODEL = "qwen_image_edit"
 NOTICE_SECONDS = 5.0
