@@ -58,12 +58,6 @@ def test_a_flood_is_refused_mostly_at_the_door_and_told_when_to_come_again(narro
     assert same(pictures(edit(narrow, photo("coffee"), **SHORT).json()), expected)
 
 
-def test_the_wait_that_is_told_grows_with_what_is_left_to_do(narrow: Server, photo: Photo) -> None:
-    with full(narrow, photo):
-        waits = [int(edit(narrow, photo("coffee"), **SHORT).headers["retry-after"]) for _ in range(2)]
-    assert 1 <= waits[1] <= waits[0] <= 60
-
-
 def test_the_many_jobs_of_one_request_do_not_starve_the_others(narrow: Server, photo: Photo) -> None:
     """It has one job in the engine at a time; the other place is everybody's."""
     with (

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qwen_edit.pace import RETRY_SECONDS, Pace
+
+
+@dataclass
+class Left:
+    """A job as the pace sees it."""
+
+    steps_left: int
+
+
+def jobs(count: int, steps: int) -> Any:
+    return [Left(steps) for _ in range(count)]
+
+
+def test_who_is_refused_comes_back_when_half_of_what_is_left_is_done() -> None:
+    pace = Pace()
+    pace.stepped(jobs=1, seconds=0.5)
+    assert pace.retry_seconds(jobs(8, steps=10)) == 20
+    assert pace.retry_seconds(jobs(4, steps=10)) == 10
+
+
+def test_steps_that_are_shared_count_for_all_that_share_them() -> None:
+    alone, together = Pace(), Pace()
+    alone.stepped(jobs=1, seconds=0.5)
+    together.stepped(jobs=4, seconds=1.0)
+    assert together.retry_seconds(jobs(8, steps=10)) < alone.retry_seconds(jobs(8, steps=10))
+
+
+def test_the_newest_steps_move_the_pace_slowly() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.stepped(jobs=1, seconds=1.0)
+    pace.stepped(jobs=1, seconds=10.0)
+    assert 10 <= pace.retry_seconds(jobs(1, steps=20)) <= 20
+
+
+def test_the_wait_stays_where_every_sdk_obeys_it() -> None:
+    pace = Pace()
+    assert pace.retry_seconds(jobs(64, steps=50)) == RETRY_SECONDS[0]
+    pace.stepped(jobs=1, seconds=30.0)
+    assert pace.retry_seconds(jobs(64, steps=50)) == RETRY_SECONDS[1]
+    assert pace.retry_seconds([]) == RETRY_SECONDS[0]
