@@ -64,9 +64,7 @@ PHASES = (
         edits=(*CORE, "grayscale", "darker", "inverted"),  # what was learnt last is seen most
         wordings=20,
         choose=False,
-        stages=(
-            Stage(399, 16, SMALL, (1.0, 1.0)),
-        ),
+        stages=(Stage(399, 16, SMALL, (1.0, 1.0)),),
     ),
     Phase(
         seed=8,
