@@ -18,12 +18,12 @@ from browser.conftest import Visit
 from browser.playground import Playground, photographs, pixels, shapes
 from PIL import Image, ImageFilter
 from playwright.async_api import expect
-from qwen_edit.masks import FEATHER_PIXELS
 from servers import Server, environment, grey_levels, pictures
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SIDE = 64  # of the squares that masks are painted on: the stack's own size, so that a result has their very pixels
+FEATHER_PIXELS = 4  # half a latent cell of the stack's checkpoint
 ROUNDING = 1  # grey levels between an edit alone and the same edit in company
 LONG = {"Steps": 100, "Seed": 3}
 
