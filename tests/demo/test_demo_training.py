@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 import torch
@@ -116,7 +114,6 @@ def test_every_word_of_the_wordings_is_one_token() -> None:
             assert len(tokenizer(text.rstrip(".!"))["input_ids"]) <= len(words) + 1, text
 
 
-@pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed: pip install -e '.[demo]'")
 def test_equal_seeds_give_equal_pictures() -> None:
     from standalone.demo.pictures import PictureSource
 
