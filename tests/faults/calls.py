@@ -20,6 +20,7 @@ MODEL = "qwen_image_edit"
 SECONDS = 5.0  # within which everything is answered
 PATIENCE = 30.0  # how long a hang is watched
 SHIM_STATUSES = (200, 400, 404, 405, 408, 413)
+PAGE_STATUSES = (200, 206, 416)  # raw requests may get the page, or a range of it
 TRITON_STATUSES = (200, 400, 404)
 GRPC_CODES = ("OK", "INVALID_ARGUMENT", "NOT_FOUND")
 # Triton's JSON parser calls its own refusals internal errors; they are none of the model's.
@@ -98,7 +99,9 @@ class Raw(Call):
         """Of the first answer; closing without one is right where the request is not whole."""
         if answer.status == "closed":
             return f"closed with {answer.body!r}" if answer.body else None
-        if answer.status in SHIM_STATUSES and (answer.status == 200 or self.pieces[0].startswith(b"HEAD ")):
+        if answer.status in PAGE_STATUSES:
+            return None
+        if answer.status in SHIM_STATUSES and self.pieces[0].startswith(b"HEAD "):
             return None
         return problem_of_shim(answer, SHIM_STATUSES)
 
