@@ -60,6 +60,7 @@ class Server:
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
     supervisor_port: int = 0
+    balancer_port: int = 0  # of a HAProxy in front of it, where there is one
 
     @property
     def healthz(self) -> str:

@@ -53,17 +53,24 @@ def haproxy() -> str | None:
 
 
 @contextlib.contextmanager
+def balancer(*tritons: Server) -> Iterator[Server]:
+    """A HAProxy with the shipped configuration in front of them."""
+    (port,) = free_ports(1)
+    env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port))
+    for number, triton in enumerate(tritons, 1):
+        env |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
+    binary = haproxy()
+    assert binary
+    with run([binary, "-db", "-f", str(PROJECT / "haproxy.cfg")], env, port) as proxy:
+        proxy.wait_ready(path="/healthz")
+        yield proxy
+
+
+@contextlib.contextmanager
 def balanced(checkpoint: Path | str, **settings: str) -> Iterator[Balanced]:
     """Two supervised Tritons behind a HAProxy with the shipped configuration, and a shim in front of it."""
     with contextlib.ExitStack() as stack:
         tritons = [stack.enter_context(supervise(checkpoint, **settings)) for _ in range(2)]
-        (port,) = free_ports(1)
-        env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port))
-        for number, triton in enumerate(tritons, 1):
-            env |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
-        binary = haproxy()
-        assert binary
-        proxy = stack.enter_context(run([binary, "-db", "-f", str(PROJECT / "haproxy.cfg")], env, port))
-        proxy.wait_ready(path="/healthz")
+        proxy = stack.enter_context(balancer(*tritons))
         shim = stack.enter_context(serve_shim(proxy.url, HEALTH_URL=f"{proxy.url}/healthz"))
         yield Balanced(tritons, shim, proxy)

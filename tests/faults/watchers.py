@@ -7,7 +7,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,10 @@ def usage(server: Server) -> dict[str, Usage]:
     for _ in range(SAMPLES):
         taken.append({name: _usage(process) for name, process in processes(server).items()})
         time.sleep(0.3)
+    return median_usage(taken)
+
+
+def median_usage(taken: Sequence[dict[str, Usage]]) -> dict[str, Usage]:
     return {name: _median([sample[name] for sample in taken]) for name in taken[0]}
 
 
