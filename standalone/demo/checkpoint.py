@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import multiprocessing
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -25,38 +21,13 @@ SERVING_DEFAULTS = {"num_inference_steps": 8, "true_cfg_scale": 1.0, "reference_
 
 
 def write_demo_checkpoint(folder: Path) -> None:
-    """Trains for about an hour on two cores. Equal code gives equal weights on one kind of machine."""
-    with tempfile.TemporaryDirectory() as work:
-        trained = Path(work)
-        # One thread each: two that wait for each other are slower, and sums come out in another order.
-        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-            trainings = [pool.submit(train, trained) for train in (_train_decoder, _train_transformer)]
-            for training in trainings:
-                training.result()
-        assemble(
-            folder,
-            AutoencoderKLQwenImage.from_pretrained(trained / "vae"),
-            QwenImageTransformer2DModel.from_pretrained(trained / "transformer"),
-        )
-
-
-def _train_decoder(folder: Path) -> None:
-    _prepare_process()
+    """Trains for up to 90 minutes on two cores. Equal code gives equal weights on one kind of machine."""
     vae = autoencoder.build()
-    autoencoder.train_decoder(vae)
-    vae.save_pretrained(folder / "vae")
-
-
-def _train_transformer(folder: Path) -> None:
-    """The VAE's encoder is not trained, so this need not wait for the decoder."""
-    _prepare_process()
-    trained = transformer.train(autoencoder.build(), build_text_encoder())
-    trained.save_pretrained(folder / "transformer")
-
-
-def _prepare_process() -> None:
+    # The counts of threads are part of the course: sums come out in another order otherwise.
     torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    autoencoder.train_decoder(vae)
+    torch.set_num_threads(2)
+    assemble(folder, vae, transformer.train(vae, build_text_encoder()))
 
 
 def assemble(folder: Path, vae: AutoencoderKLQwenImage, trained: QwenImageTransformer2DModel) -> None:

@@ -80,22 +80,18 @@ def by_length(wordings: list[Wording]) -> list[Wording]:
 class Wordings:
     """Encoded prompts, each seen beside pictures that have nothing to do with it: they must not matter."""
 
-    def __init__(self, encoder: TextEncoder, seed: int, per_edit: int, edits: tuple[str, ...], choose: bool) -> None:
+    def __init__(self, encoder: TextEncoder, seed: int, per_edit: int, edits: tuple[str, ...]) -> None:
         self._encoder = encoder
         self._random = np.random.default_rng(seed)
         self._pictures = PictureSource(seed)
         self.single = by_length([self._single(edit) for edit in edits for _ in range(per_edit)])
-        self._choose = choose
         self.choosing = by_length([self._choosing(edit, n % 2) for edit in edits for n in range(per_edit)])
 
     def _single(self, edit: str) -> Wording:
         return Wording(edit, 0, self._encoder.embeddings(prompt(self._random, edit), [self._picture()]))
 
     def _choosing(self, edit: str, picture: int) -> Wording:
-        if not self._choose:
-            text, picture = prompt(self._random, edit), 0
-        else:
-            text = choosing_prompt(self._random, edit, picture)
+        text = choosing_prompt(self._random, edit, picture)
         return Wording(edit, picture, self._encoder.embeddings(text, [self._picture(), self._picture()]))
 
     def _picture(self) -> Image.Image:

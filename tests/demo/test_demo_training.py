@@ -80,18 +80,43 @@ def test_a_picture_of_another_shape_is_framed_where_its_rotary_positions_are(out
         assert same_place in ([], [int(shown)])
 
 
-def test_the_copying_heads_look_at_the_same_place_of_their_reference() -> None:
-    config = transformer.CONFIG | {"num_layers": 1}
+@pytest.fixture(scope="module")
+def untrained() -> QwenImageTransformer2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = QwenImageTransformer2DModel(in_channels=64, out_channels=16, **config)
+        model = QwenImageTransformer2DModel(in_channels=64, out_channels=16, **transformer.CONFIG)
     start_with_copying(model)
-    rows, columns = 6, 5
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("references", [1, 2])
+def test_the_training_starts_with_copies_of_the_first_reference(
+    untrained: QwenImageTransformer2DModel, references: int
+) -> None:
+    rows, columns = 9, 7
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        noise, *pictures = torch.randn(1 + references, 2, rows * columns, 64)
+    velocity = untrained(
+        hidden_states=torch.cat([noise, *pictures], dim=1),
+        timestep=torch.ones(2),
+        encoder_hidden_states=torch.ones(2, 20, untrained.config.joint_attention_dim),
+        img_shapes=[[(1, rows, columns)] * (1 + references)] * 2,
+        return_dict=False,
+    )[0][:, : rows * columns]
+    assert (velocity - (noise - pictures[0])).square().mean() <= 0.1 * (noise - pictures[0]).square().mean()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 5), (26, 40)])
+def test_the_copying_heads_look_at_the_same_place_of_their_reference(
+    untrained: QwenImageTransformer2DModel, rows: int, columns: int
+) -> None:
     shapes = [(1, rows, columns)] * 3
-    freqs, _ = model.pos_embed([shapes], max_txt_seq_len=1, device=torch.device("cpu"))
-    attention, tokens = model.transformer_blocks[0].attn, rows * columns
+    freqs, _ = untrained.pos_embed([shapes], max_txt_seq_len=1, device=torch.device("cpu"))
+    attention, tokens = untrained.transformer_blocks[0].attn, rows * columns
+    dimensions = untrained.config.attention_head_dim
     for head, frames in ((0, 1), (1, 2)):
-        width = slice(head * 32, head * 32 + 32)
+        width = slice(head * dimensions, (head + 1) * dimensions)
         query, key = (
             torch.view_as_complex(bias[width].reshape(-1, 2)) * freqs
             for bias in (attention.to_q.bias.detach(), attention.to_k.bias.detach())
