@@ -1,4 +1,7 @@
-"""The edits that the demo checkpoint learns: what each does to a picture, and how people ask for it."""
+"""Edits of colour and light: what each does to a picture, and how people ask for it.
+
+The demo checkpoint learns those of course.EDITS_SEEN; the words of all are in its vocabulary.
+"""
 
 from __future__ import annotations
 
