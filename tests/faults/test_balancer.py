@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import requests
 from servers import Server, answers_200, pictures
@@ -18,6 +23,7 @@ pytestmark = pytest.mark.faults
 
 Photo = Callable[[str], bytes]
 STEPS = "qwen_edit_steps_total"
+INTERRUPTED = "shim_segments_interrupted_total"
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +72,55 @@ def test_with_neither_there_it_is_not_ready(two: Balanced) -> None:
     two.shim.wait_for(lambda: not answers_200(f"{two.shim.url}/ready"), seconds=5)
     assert requests.get(f"{two.haproxy.url}/healthz", timeout=5).status_code == 503
     two.shim.wait_for(lambda: answers_200(f"{two.shim.url}/ready"), seconds=60)
+
+
+def test_draining_one_of_two_and_then_the_only_one_sends_no_segment_again(two: Balanced, photo: Photo) -> None:
+    """Leaves no Triton."""
+    expected = [pictures(edit(two, photo("cat"), seed).json()) for seed in range(4)]
+    interrupted = shim_metric(two, INTERRUPTED)
+    other = drained_under_load(two, two.tritons, photo, expected)
+    assert other.status_code == 200
+    assert same(pictures(other.json()), expected[0])
+    assert shim_metric(two, INTERRUPTED) == interrupted
+    refused = drained_under_load(two, two.tritons[1:], photo, expected)
+    assert refused.status_code == 503
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert shim_metric(two, INTERRUPTED) == interrupted + 1, "more than the one that was refused"
+
+
+def drained_under_load(
+    two: Balanced, living: list[Server], photo: Photo, expected: list[list[npt.NDArray[np.uint8]]]
+) -> requests.Response:
+    """Drains the first of those living, while they have edits that must all end well; returns a new edit's answer."""
+    steps = {triton.supervisor_port: triton.metric(STEPS) for triton in living}
+    before = sum(steps.values())
+    leaving = two.tritons.index(living[0]) + 1
+    with ThreadPoolExecutor() as pool:
+        under_way = [pool.submit(edit, two, photo("cat"), seed) for seed in range(4)]
+        two.shim.wait_for(lambda: sum(triton.metric("qwen_edit_jobs") for triton in living) == 4)
+        living[0].process.send_signal(signal.SIGTERM)
+        two.shim.wait_for(lambda: f"tritons/triton-{leaving} is stopping" in two.haproxy.log)
+        new = pool.submit(edit, two, photo("cat"), 0)
+        assert not any(each.done() for each in under_way), "the edits ended too early"
+        two.shim.wait_for(lambda: note_steps(living, steps) and new.done() and all(each.done() for each in under_way))
+    for each, undisturbed in zip(under_way, expected, strict=True):
+        assert each.result().status_code == 200, f"{each.result().text[:300]}\n{two.shim.log}"
+        assert same(pictures(each.result().json()), undisturbed)
+    answer = new.result()
+    assert sum(steps.values()) - before == 40 * (5 if answer.ok else 4)
+    assert living[0].process.wait(20) == 0
+    two.shim.wait_for(lambda: f"tritons/triton-{leaving} is DOWN" in two.haproxy.log.rpartition("is stopping")[2])
+    return answer
+
+
+def note_steps(tritons: list[Server], steps: dict[int, float]) -> bool:
+    """Of those that have not ended yet; a drained one waits two seconds before it does."""
+    for triton in tritons:
+        with contextlib.suppress(OSError):
+            steps[triton.supervisor_port] = triton.metric(STEPS)
+    return True
+
+
+def shim_metric(two: Balanced, name: str) -> float:
+    (value,) = re.findall(rf"^{name} (\S+)$", requests.get(f"{two.shim.url}/metrics", timeout=5).text, re.MULTILINE)
+    return float(value)
