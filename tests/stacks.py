@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 from servers import PROJECT, Server, answers_200, environment, free_ports, run, serve_shim
@@ -41,6 +42,15 @@ def supervise(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
         yield server
 
 
+class Upstream(Protocol):
+    """What a balancer is told of a Triton."""
+
+    @property
+    def triton_http(self) -> str: ...
+    @property
+    def supervisor_port(self) -> int: ...
+
+
 @dataclass
 class Balanced:
     tritons: list[Server]
@@ -53,7 +63,7 @@ def haproxy() -> str | None:
 
 
 @contextlib.contextmanager
-def balancer(*tritons: Server) -> Iterator[Server]:
+def balancer(*tritons: Upstream) -> Iterator[Server]:
     """A HAProxy with the shipped configuration in front of them."""
     (port,) = free_ports(1)
     env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port))

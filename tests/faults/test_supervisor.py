@@ -178,7 +178,7 @@ def test_a_draining_server_takes_continued_edits_refuses_new_ones_and_ends_when_
         under_way = pool.submit(infer, supervised, picture, **many)
         supervised.wait_for(lambda: supervised.metric("qwen_edit_jobs", state="running") == 1)
         supervised.process.send_signal(signal.SIGTERM)
-        supervised.wait_for(lambda: health(supervised)[0] == 503, seconds=2)
+        supervised.wait_for(lambda: health(supervised)[0] == 404, seconds=2)
         assert health(supervised)[1]["reason"] == "draining"
         with pytest.raises(InferenceServerException, match="draining: "):
             infer(supervised, picture)
@@ -198,7 +198,7 @@ def test_a_second_signal_ends_it_at_once(supervised: Server, photo: Photo) -> No
         supervised.wait_for(lambda: supervised.metric("qwen_edit_jobs") == 1)
         worker_process = worker(supervised)
         supervised.process.send_signal(signal.SIGTERM)
-        supervised.wait_for(lambda: health(supervised)[0] == 503, seconds=2)
+        supervised.wait_for(lambda: health(supervised)[0] == 404, seconds=2)
         supervised.process.send_signal(signal.SIGTERM)
         assert supervised.process.wait(15) == 0
         with pytest.raises(Exception, match=r"."):
