@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import requests
 import tritonclient.grpc
 import tritonclient.http
+from faulty import FaultyRepository
 from servers import Server, answers_200, serve
 from stacks import supervise, tritonserver, worker
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -49,6 +51,12 @@ def infer(server: Server, picture: bytes, **tensors: Any) -> Any:
         return client.infer(MODEL, inputs)
 
 
+def edit(server: Server, picture: bytes) -> requests.Response:
+    """Through the shim, in three segments."""
+    fields = {"prompt": "blue", "size": "192x192", "seed": "3", "num_inference_steps": "30"}
+    return requests.post(f"{server.url}/v1/images/edits", data=fields, files={"image": picture}, timeout=60)
+
+
 def has_ended(process: psutil.Process) -> bool:
     """Zombies have: who should collect them is not ours."""
     try:
@@ -58,10 +66,15 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stack_of_its_own(checkpoint: Callable[[str], Path]) -> Iterator[Server]:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> FaultyRepository:
+    return FaultyRepository(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture(scope="module")
+def stack_of_its_own(checkpoint: Callable[[str], Path], repository: FaultyRepository) -> Iterator[Server]:
     """The whole server; three seconds without a step are a stall."""
     settings = {"WORKER_STALL_SECONDS": "3", "REFERENCE_AREA": "4096", "MAX_FAILURES": "100", "DEFAULT_STEPS": "2"}
-    with serve(checkpoint("plus"), **settings) as server:
+    with serve(checkpoint("plus"), MODEL_REPOSITORY=str(repository.path), **settings) as server:
         yield server
 
 
@@ -117,6 +130,24 @@ def test_an_idle_worker_that_hangs_is_noticed_too(stack_of_its_own: Server) -> N
     stack_of_its_own.wait_for(lambda: not answers_200(stack_of_its_own.healthz), seconds=NOTICE_SECONDS)
     stack_of_its_own.wait_for(lambda: has_ended(stopped), seconds=20)
     wait_for_new_worker(stack_of_its_own, stopped.pid)
+
+
+def test_an_edit_outlives_an_error_that_its_device_does_not_get_over(
+    stack_of_its_own: Server, repository: FaultyRepository, photo: Photo
+) -> None:
+    server, broken = stack_of_its_own, worker(stack_of_its_own).pid
+    expected = edit(server, photo("cat")).json()["data"]
+    with ThreadPoolExecutor() as pool:
+        steps = server.metric("qwen_edit_steps_total")
+        editing = pool.submit(edit, server, photo("cat"))
+        server.wait_for(lambda: server.metric("qwen_edit_steps_total") > steps + 10)
+        repository.break_device("CUDA error: an illegal memory access was encountered")
+        answer = editing.result()
+    assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
+    assert answer.json()["data"] == expected
+    assert "its edits (1) unanswered: CUDA error: an illegal memory access was encountered\n" in server.log
+    assert f"tritonserver: its worker {broken} died; it is ended and started again" in server.log
+    assert worker(server).pid != broken
 
 
 def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[[str], Path]) -> None:
