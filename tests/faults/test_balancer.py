@@ -23,6 +23,7 @@ pytestmark = pytest.mark.faults
 
 Photo = Callable[[str], bytes]
 STEPS = "qwen_edit_steps_total"
+LONG = {"num_inference_steps": "100"}
 INTERRUPTED = "shim_segments_interrupted_total"
 
 
@@ -76,7 +77,7 @@ def test_with_neither_there_it_is_not_ready(two: Balanced) -> None:
 
 def test_draining_one_of_two_and_then_the_only_one_sends_no_segment_again(two: Balanced, photo: Photo) -> None:
     """Leaves no Triton."""
-    expected = [pictures(edit(two, photo("cat"), seed).json()) for seed in range(4)]
+    expected = [pictures(edit(two, photo("cat"), seed, **LONG).json()) for seed in range(4)]
     interrupted = shim_metric(two, INTERRUPTED)
     other = drained_under_load(two, two.tritons, photo, expected)
     assert other.status_code == 200
@@ -96,21 +97,25 @@ def drained_under_load(
     before = sum(steps.values())
     leaving = two.tritons.index(living[0]) + 1
     with ThreadPoolExecutor() as pool:
-        under_way = [pool.submit(edit, two, photo("cat"), seed) for seed in range(4)]
-        two.shim.wait_for(lambda: sum(triton.metric("qwen_edit_jobs") for triton in living) == 4)
+        under_way = [pool.submit(edit, two, photo("cat"), seed, **LONG) for seed in range(4)]
+        two.shim.wait_for(lambda: sum(jobs := jobs_of(living)) == 4 and all(jobs))
         living[0].process.send_signal(signal.SIGTERM)
         two.shim.wait_for(lambda: f"tritons/triton-{leaving} is stopping" in two.haproxy.log)
-        new = pool.submit(edit, two, photo("cat"), 0)
+        new = pool.submit(edit, two, photo("cat"), 0, **LONG)
         assert not any(each.done() for each in under_way), "the edits ended too early"
-        two.shim.wait_for(lambda: note_steps(living, steps) and new.done() and all(each.done() for each in under_way))
+        two.shim.wait_for(lambda: note_steps(living, steps) and all(each.done() for each in (new, *under_way)))
     for each, undisturbed in zip(under_way, expected, strict=True):
         assert each.result().status_code == 200, f"{each.result().text[:300]}\n{two.shim.log}"
         assert same(pictures(each.result().json()), undisturbed)
     answer = new.result()
-    assert sum(steps.values()) - before == 40 * (5 if answer.ok else 4)
+    assert sum(steps.values()) - before == 100 * (5 if answer.ok else 4)
     assert living[0].process.wait(20) == 0
     two.shim.wait_for(lambda: f"tritons/triton-{leaving} is DOWN" in two.haproxy.log.rpartition("is stopping")[2])
     return answer
+
+
+def jobs_of(tritons: list[Server]) -> list[float]:
+    return [triton.metric("qwen_edit_jobs") for triton in tritons]
 
 
 def note_steps(tritons: list[Server], steps: dict[int, float]) -> bool:
