@@ -20,7 +20,6 @@ LISTS = {STRIP_OFFSETS, STRIP_BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS}
 ONE_VALUE = {WIDTH, LENGTH, COMPRESSION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION}
 ONE_VALUE |= {ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH}
 
-UNCOMPRESSED = 1
 WHOLE_NUMBERS = (3, 4, 16)  # SHORT, LONG, LONG8
 MAX_ENTRIES = 4096  # libtiff's own limit
 TIMES = 2  # its own pixels, as tiles at the edges are padded, and its own bytes, as blank tiles may be shared
@@ -81,7 +80,7 @@ def _too_many_pixels(tags: ImageFileDirectory_v2, parts: Pieces, count: int) -> 
 def _too_many_bytes(tags: ImageFileDirectory_v2, parts: Pieces, file: IO[bytes]) -> str | None:
     """A piece may have endless bytes that hold no pixel, and share them with the others."""
     taken, allowed = sum(tags.get(parts.byte_counts, ())), TIMES * file.seek(0, 2) + tags[WIDTH] * tags[LENGTH]
-    if tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED or taken <= allowed:
+    if taken <= allowed:
         return None
     return f"has tiles or strips of {taken} bytes together: at most {allowed} are allowed"
 

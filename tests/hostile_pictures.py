@@ -154,9 +154,10 @@ Values = int | tuple[int, ...]
 GREY: dict[int, Values] = {262: 1}
 RGB: dict[int, Values] = {258: (8, 8, 8), 262: 2, 277: 3}
 DEFLATED: dict[int, Values] = {259: 8}
-LONG, SLONG, SLONG8 = 4, 9, 17
+LONG, UNDEFINED, SLONG, LONG8, SLONG8 = 4, 7, 9, 16, 17
 TIFF_KINDS = {LONG: "I", SLONG: "i", SLONG8: "q"}
 DATA_AT = 8
+PRIVATE = 65_000  # a tag that nobody reads
 STRIPS, TILES = (273, 279), (324, 325)
 
 
@@ -227,21 +228,21 @@ def tiff_of_tiny_tiles(side: int) -> bytes:
 
 def tiff_of_strips_again_and_again(count: int) -> bytes:
     """Uncompressed, half of the picture in each strip: Pillow decodes all that are listed."""
-    return tiff_of_pieces((1_000, 1_000), {278: 500}, STRIPS, count, bytes(500_000))
+    return tiff_of_pieces((1_000, 1_000), {278: 500, 279: 500_000}, (273, PRIVATE), count, bytes(500_000))
 
 
 def tiff_of_byte_counts(count: int) -> bytes:
     return tiff_of_pieces(
-        (1_000, 1_000), DEFLATED | {278: 1_000, 279: (1,) * count}, (273, 65_000), 1, deflated_zeros(10**6)
+        (1_000, 1_000), DEFLATED | {278: 1_000, 279: (1,) * count}, (273, PRIVATE), 1, deflated_zeros(10**6)
     )
 
 
-def tiff_of_empty_blocks(count: int) -> bytes:
+def tiff_of_empty_blocks(count: int, tags: dict[int, Values] | None = None) -> bytes:
     """Deflate blocks without a byte, in front of each of 1000 rows, which share them."""
     row = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     blocks = b"\0\0\0\xff\xff" * count + row.compress(bytes(1_000)) + row.flush()
     data = b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(bytes(1_000)))
-    return tiff_of_pieces((1_000, 1_000), DEFLATED | {278: 1}, STRIPS, 1_000, data)
+    return tiff_of_pieces((1_000, 1_000), DEFLATED | {278: 1} | (tags or {}), STRIPS, 1_000, data)
 
 
 def tiff_of_nops(count: int) -> bytes:
@@ -258,12 +259,29 @@ def tiff_of_signed_byte_counts(count: int) -> bytes:
     return tiff_of_pieces((1_000, 1_000), DEFLATED | {278: 1_000}, STRIPS, 1, deflated_zeros(10**6), kinds={279: SLONG})
 
 
+def bigtiff_of_tiles_that_only_libtiff_sees(rows: int) -> bytes:
+    zeros = deflated_zeros(16 * rows)
+    tags = {256: 16, 257: SIDE, 258: 8, 259: 8, 262: 1, 277: 1, 322: 16, 323: rows, 324: 16, 325: len(zeros)}
+    listed = b"".join(
+        struct.pack("<HHQQ", tag, SLONG8 if tag == 323 else LONG8, 1, value) for tag, value in tags.items()
+    )
+    head = b"II+\0" + struct.pack("<HHQ", 8, 0, 16 + len(zeros)) + zeros
+    return head + struct.pack("<Q", len(tags)) + listed + bytes(8)
+
+
+def tiff_of_byte_counts_that_only_libtiff_sees(count: int) -> bytes:
+    """Pillow passes over what comes after as many bytes of values as the file has."""
+    plain = tiff_of_empty_blocks(count, {270: 0})
+    size = len(plain) - 6_000  # and the offsets are 4000
+    return plain.replace(struct.pack("<HHII", 270, LONG, 1, 0), struct.pack("<HHII", 270, UNDEFINED, size, DATA_AT))
+
+
 def tiff_of_tags_twice(rows: int) -> bytes:
     """Of two entries for a tag some readers take the first, others the last."""
-    entries = [(256, SIDE), (257, SIDE), (258, 8), (259, 8), (262, 1), (277, 1), (322, 16), (323, SIDE), (323, rows)]
-    zeros = deflated_zeros(16 * rows)
-    lists = [(324, (DATA_AT,) * 4), (325, (len(zeros),) * 4)]
-    return tiff_directory([(tag, (value,)) for tag, value in entries] + lists, zeros, {})
+    zeros = deflated_zeros(SIDE * rows)
+    entries = [(256, SIDE), (257, SIDE), (258, 8), (259, 8), (262, 1), (277, 1), (322, SIDE), (323, SIDE), (323, rows)]
+    lists = [(324, DATA_AT), (325, len(zeros))]
+    return tiff_directory([(tag, (value,)) for tag, value in entries + lists], zeros, {})
 
 
 def tiff_of_a_tag_with_two_values(rows: int) -> bytes:
@@ -282,10 +300,10 @@ def tiff_of_many_tags(count: int) -> bytes:
     return tiff_of_pieces((SIDE, SIDE), DEFLATED | tags, STRIPS, 1, deflated_zeros(SIDE * SIDE))
 
 
-def tiff_of_strips_and_tiles(rows: int) -> bytes:
-    zeros = deflated_zeros(16 * rows)
-    tags = DEFLATED | {322: 16, 323: rows, 278: SIDE}
-    return tiff_of_pieces((SIDE, SIDE), tags, STRIPS, 4, zeros)
+def tiff_of_strips_and_tiles(count: int) -> bytes:
+    """libtiff would take them for tiles, Pillow for strips."""
+    tags: dict[int, Values] = {278: 500, 279: 500_000, 322: 1_008, 323: 1_008}
+    return tiff_of_pieces((1_000, 1_000), tags, (273, PRIVATE), count, bytes(500_000))
 
 
 def tiff_of_no_size(side: int) -> bytes:
@@ -307,15 +325,15 @@ def tiff_of_a_high_jpeg(scans: int) -> bytes:
     return tiff_of_pieces((2_048, 256), {259: 7, 278: 256}, STRIPS, 1, jpeg_of_scans(scans, 2_048))
 
 
-def tiff_of_a_hidden_high_jpeg(scans: int) -> bytes:
-    """Its height stands behind more segments than are read."""
-    high = jpeg_of_scans(scans, 2_048)
-    data = high[:2] + jpeg_segment(0xEF) * 300 + high[2:]
-    return tiff_of_pieces((2_048, 256), {259: 7, 278: 256}, STRIPS, 1, data)
+def tiff_of_hidden_high_jpegs(segments: int) -> bytes:
+    """Their height stands behind more segments than are read."""
+    high = jpeg_of_scans(80, 2_048)
+    data = high[:2] + jpeg_segment(0xEF) * segments + high[2:]
+    return tiff_of_pieces((2_048, 256), RGB | {259: 7, 278: 256, 284: 2}, STRIPS, 3, data)
 
 
 def tiff_of_jpeg_without_byte_counts(scans: int) -> bytes:
-    return tiff_of_pieces((2_048, 2_048), {259: 7, 278: 2_048}, (273, 65_000), 1, jpeg_of_scans(scans, 2_048))
+    return tiff_of_pieces((2_048, 2_048), {259: 7, 278: 2_048}, (273, PRIVATE), 1, jpeg_of_scans(scans, 2_048))
 
 
 def bmp_of_single_pixels(side: int) -> bytes:
@@ -350,12 +368,14 @@ MULTIPLYING: dict[str, tuple[Make, int]] = {
     "tiff of empty blocks": (tiff_of_empty_blocks, 200_000),
     "tiff of nops": (tiff_of_nops, 1_000_000),
     "tiff of tiles that only libtiff sees": (tiff_of_tiles_that_only_libtiff_sees, 2_000_000),
+    "bigtiff of tiles that only libtiff sees": (bigtiff_of_tiles_that_only_libtiff_sees, 2_000_000),
+    "tiff of byte counts that only libtiff sees": (tiff_of_byte_counts_that_only_libtiff_sees, 200_000),
     "tiff of signed byte counts": (tiff_of_signed_byte_counts, 1),
     "tiff of tags twice": (tiff_of_tags_twice, 2_000_000),
     "tiff of a tag with two values": (tiff_of_a_tag_with_two_values, 1),
     "big-endian bigtiff": (big_endian_bigtiff, 64),
     "tiff of many tags": (tiff_of_many_tags, 5_000),
-    "tiff of strips and tiles": (tiff_of_strips_and_tiles, 2_000_000),
+    "tiff of strips and tiles": (tiff_of_strips_and_tiles, 1_000),
     "tiff of no size": (tiff_of_no_size, 0),
 }
 # What only the whole file tells: how often each piece is gone over.
@@ -364,7 +384,7 @@ SCANNING: dict[str, tuple[Make, int]] = {
     "tiff of jpeg tiles": (tiff_of_jpeg_tiles, 60),
     "tiff of jpeg planes": (tiff_of_jpeg_planes, 80),
     "tiff of a high jpeg": (tiff_of_a_high_jpeg, 80),
-    "tiff of a hidden high jpeg": (tiff_of_a_hidden_high_jpeg, 80),
+    "tiff of hidden high jpegs": (tiff_of_hidden_high_jpegs, 60_000),
     "tiff of jpeg without byte counts": (tiff_of_jpeg_without_byte_counts, 80),
 }
 # What Pillow itself bounds, or what is harmless.

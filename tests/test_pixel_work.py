@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import qwen_edit.pixel_work
 import tifffile
-from hostile_pictures import gradient, saved, tiff_of_tiles
+from hostile_pictures import (
+    DEFLATED,
+    STRIPS,
+    deflated_zeros,
+    gradient,
+    jpeg_of_scans,
+    saved,
+    tiff_of_pieces,
+    tiff_of_tiles,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -85,6 +94,22 @@ def test_what_pillow_writes_is_decoded(mode: str, compression: str | None) -> No
 
 def test_a_large_planar_picture_needs_no_more_than_its_own_pixels() -> None:
     assert accepted(tiff_of_tiles((2_000, 2_000), (512, 512), planes=3)).size == (2_000, 2_000)
+
+
+def test_a_strip_may_claim_to_have_rows_without_end() -> None:
+    data = tiff_of_pieces((2_000, 2_000), DEFLATED | {278: 2**32 - 1}, STRIPS, 1, deflated_zeros(2_000 * 2_000))
+    assert accepted(data).size == (2_000, 2_000)
+
+
+def test_the_scans_of_each_jpeg_strip_are_its_own() -> None:
+    data = saved(gradient(2_048), "TIFF", compression="jpeg", tiffinfo={278: 16})
+    assert data.count(b"\xff\xda") == 128
+    assert accepted(data).size == (2_048, 2_048)
+
+
+def test_the_scans_of_jpeg_strips_that_no_pixel_needs_are_not_counted() -> None:
+    data = tiff_of_pieces((32, 32), {259: 7, 278: 32}, STRIPS, 4_000, jpeg_of_scans(60, 32))
+    assert accepted(data + bytes(2**21)).size == (32, 32)
 
 
 def test_blank_tiles_may_be_shared() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from functools import cache, partial
 from itertools import islice, zip_longest
 from operator import mul
 
@@ -94,9 +93,9 @@ def _scanned_in_tiff(tags: ImageFileDirectory_v2, data: bytes) -> int:
     if parts.offsets == STRIP_OFFSETS:
         for last in range(parts.down - 1, len(offsets), parts.down):
             pixels[last] = max(pixels[last], parts.width * _jpeg_height(data, offsets[last]))
-    whole, within = data.count(SCAN), cache(partial(data.count, SCAN))
+    whole = data.count(SCAN)
     scans = [
-        within(offset, offset + count) if count else whole
+        data.count(SCAN, offset, offset + count) if count else whole
         for offset, count in zip_longest(offsets, counts, fillvalue=0)
     ]
     return sum(map(mul, pixels, scans))
