@@ -88,7 +88,7 @@ def _scanned_in_tiff(tags: ImageFileDirectory_v2, data: bytes) -> int:
     """Pixels of all its JPEG pieces, of each as often as it has scans."""
     parts = pieces(tags)
     offsets = tags.get(parts.offsets, ())[: parts.needed]
-    counts = tags.get(parts.byte_counts, ())[: parts.needed]
+    counts = tags.get(parts.byte_counts, ())
     pixels = [parts.width * parts.length] * len(offsets)
     if parts.offsets == STRIP_OFFSETS:
         for last in range(parts.down - 1, len(offsets), parts.down):
