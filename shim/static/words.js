@@ -8,7 +8,7 @@ export const WORDS = /** @type {const} */ ({
   "key": ["API key", "API 密钥"],
   "key-asked": ["The server asks for a key.", "此服务器需要 API 密钥。"],
   "key-hint": ["Kept in this tab until you close it.", "仅保存在当前标签页，关闭后即清除。"],
-  "key-unknown": ["The server does not know this key.", "服务器不认识此密钥。"],
+  "key-unknown": ["The server does not know this key.", "密钥不正确。"],
 
   "pictures": ["Pictures", "图片"],
   "pictures-add": ["Add pictures", "添加图片"],

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 VIEWPORTS = {"desktop": DESKTOP, "phone": PHONE}
 NAMES = {"Qwen", "qwen", "Image", "image", "Edit", "edit", "API", "PNG", "JPEG", "WebP", "Ctrl", "Enter", "curl"}
-FILES = {"cat", "coffee", "rocket", "mask", "jpg", "png"}
+FILES = {"cat", "coffee", "rocket", "edited", "mask", "jpg", "png"}
 SPOKEN = """() => {
   const shown = [...document.querySelectorAll("body *")].filter((element) => element.checkVisibility());
   const names = shown.flatMap((element) => [element.ariaLabel, element.alt, element.title, element.placeholder]);
