@@ -80,9 +80,8 @@ export function applyLimits(limits) {
   limitTo(limits.variants, find("input#count"));
   limitTo(limits.sides, find("input#width"), find("input#height"));
   for (const option of findAll("option[value*=x]")) option.disabled = !isPossible(option.value, limits);
-  for (const side of [find("input#width"), find("input#height")]) {
-    side.addEventListener("input", () => checkPixels(limits.pixels));
-  }
+  find("#free-size").addEventListener("input", () => checkPixels(limits.pixels));
+  checkPixels(limits.pixels);
   show(find("#key-section"), limits.needsKey);
 }
 
