@@ -20,10 +20,11 @@ faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload
 	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s
 	for scenario in kills balancer overload; do PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.load $$scenario || exit 1; done
 
-check: $(VENV)/.test  ## ruff and mypy
+check: $(VENV)/.test  ## ruff, mypy, and tsc over the page's scripts
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy shim standalone model_repository/qwen_image_edit/1/qwen_edit
+	$(VENV)/bin/python tests/page_types.py
 
 demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
 	$(VENV)/bin/python -m standalone.demo

@@ -224,6 +224,8 @@ def _fields(settings: Settings) -> dict[str, Schema]:
             "pattern": "^([0-9]+[xX][0-9]+|[aA][uU][tT][oO])$",
             "description": f"WIDTHxHEIGHT or auto; sides from {MIN_SIDE} to {settings.max_side}, at most "
             f"{settings.max_pixels} pixels. Rounded down to what the model can make; the answer says.",
+            "x-sides": {"minimum": MIN_SIDE, "maximum": settings.max_side},
+            "x-pixels": {"maximum": settings.max_pixels},
         },
         STEPS[0]: steps,
         **{name: {**steps, "description": f"The same as `{STEPS[0]}`."} for name in STEPS[1:]},

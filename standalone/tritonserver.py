@@ -95,14 +95,19 @@ class TritonServer:
         env["QWEN_MODEL_DIR"] = model_dir
         env["LOG_LEVEL"] = settings.log_level
         env = MALLOC | env
-        if self.library_path:
-            env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+        # The backend's stub takes the packages of the first python3 on PATH, behind those that PYTHONPATH names: of an
+        # installed server it stays as it is, since an image has its packages there.
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *_entries(env.get("PATH"))])
+        if self.backends:
             env["PYTHONPATH"] = sysconfig.get_path("purelib")
-            env["LD_LIBRARY_PATH"] = os.pathsep.join([*self.library_path, *_entries(env.get("LD_LIBRARY_PATH"))])
-        return env
+        return self._with_libraries(env)
+
+    def _with_libraries(self, environ: Mapping[str, str]) -> dict[str, str]:
+        entries = [*self.library_path, *_entries(environ.get("LD_LIBRARY_PATH"))]
+        return {**environ, "LD_LIBRARY_PATH": os.pathsep.join(entries)}
 
     def _knows(self, flag: str) -> bool:
-        env = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(self.library_path)}
+        env = self._with_libraries(os.environ)
         shown = subprocess.run([str(self.binary), "--help"], env=env, capture_output=True, text=True, check=False)
         return flag in shown.stdout + shown.stderr
 

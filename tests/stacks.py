@@ -15,6 +15,7 @@ import psutil
 from servers import PROJECT, Server, answers_200, environment, free_ports, run, serve_shim
 
 from standalone.observer import workers
+from standalone.tritonserver import find
 
 SUPERVISOR_PORTS = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
 
@@ -49,6 +50,15 @@ class Upstream(Protocol):
     def triton_http(self) -> str: ...
     @property
     def supervisor_port(self) -> int: ...
+
+
+def installed_tritonserver(folder: Path) -> dict[str, str]:
+    """The environment where a tritonserver is installed into `folder` and PATH names no python of ours."""
+    unpacked = find()
+    binary = folder / "tritonserver"
+    binary.write_text(f'#!/bin/sh\nexec {unpacked.binary} --backend-directory={unpacked.backends} "$@"\n')
+    binary.chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin", "LD_LIBRARY_PATH": os.pathsep.join(unpacked.library_path)}
 
 
 @dataclass

@@ -164,6 +164,14 @@ def test_the_base_image_is_pinned(dockerfile: str) -> None:
     assert re.fullmatch(BASES[dockerfile], base)
 
 
+def test_workers_of_the_triton_image_end_without_an_abort() -> None:
+    """Those of 26.04 to 26.08 do not."""
+    (base,) = arguments_of("Dockerfile.triton", "FROM")
+    year, month = re.findall(r"\d\d", base)
+
+    assert (int(year), int(month)) >= (26, 9)
+
+
 @pytest.mark.parametrize("dockerfile", EXTRAS)
 def test_packages_are_those_of_the_extra_under_the_constraints(dockerfile: str) -> None:
     (run,) = arguments_of(dockerfile, "RUN")

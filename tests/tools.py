@@ -49,6 +49,7 @@ ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
     "schemathesis": (LISTS / "schemathesis.txt", python_environment("schemathesis")),
     "node": (LISTS / "node.json", node_environment("node")),
     "axe": (LISTS / "axe.json", node_environment("axe")),
+    "typescript": (LISTS / "typescript.json", node_environment("typescript")),
 }
 # Debian's package → its program
 PACKAGES = {"chromium": "chromium", "haproxy": "haproxy"}

@@ -1,10 +1,13 @@
 // The page: listens to its controls and runs edits.
 
+/** @import { Edit } from "./edit.js" */
+
 import { find, findAll, mark, say, show } from "./dom.js";
 import { run } from "./edit.js";
 import { Failure } from "./failures.js";
 import { applyLimits, isComplete, maskOf, readEdit, showForm } from "./form.js";
 import { takePictures } from "./intake.js";
+import { fillPage, words } from "./language.js";
 import { MaskEditor } from "./mask.js";
 import { Pictures } from "./pictures.js";
 import { Results } from "./results.js";
@@ -12,32 +15,39 @@ import { readLimits, readModel, storedKey, storeKey } from "./server.js";
 import { clearFailure, copyCommand, hideCommand, Progress, sayDone, showCommand, showFailure } from "./stage.js";
 import { showThumbnails } from "./thumbnails.js";
 
+fillPage();
 const pictures = new Pictures();
 const progress = new Progress();
 const results = new Results(reuse);
 const mask = new MaskEditor();
+/** @type {import("./server.js").Limits | null} */
 let limits = null; // as far as the server tells
-let running = null; // the AbortController of the edit under way
+/** @type {AbortController | null} */
+let running = null; // of the edit under way
 
 function render() {
   showForm(pictures, limits);
   showThumbnails(pictures, { masked: Boolean(maskOf(pictures)) });
 }
 
+/** @param {File[]} files */
 async function take(files) {
   if (!files.length) return;
   await pictures.add(files);
-  say(files.length === 1 ? `${files[0].name} was added.` : `${files.length} pictures were added.`);
+  const [{ name }] = files;
+  say(files.length === 1 ? words("picture-added", { name }) : words("pictures-added", { count: files.length }));
 }
 
+/** @param {File} file */
 async function reuse(file) {
   await pictures.replace(file);
-  say("The result is the input now.");
+  say(words("result-reused"));
   find("#prompt").focus();
 }
 
 async function paintMask() {
   const picture = pictures.first;
+  if (!picture) return;
   const painted = await mask.edit(picture);
   if (painted !== undefined) pictures.setMask(picture, painted);
   find("#mask-open").focus();
@@ -60,6 +70,7 @@ async function start() {
   }
 }
 
+/** @param {Edit} edit */
 function begin(edit) {
   clearFailure();
   hideCommand();
@@ -70,6 +81,10 @@ function begin(edit) {
   bringIntoView(find("#stage"));
 }
 
+/**
+ * @param {Edit} edit
+ * @param {AbortSignal} signal
+ */
 async function follow(edit, signal) {
   let seed = edit.fields.seed;
   for await (const news of run(edit, signal)) {
@@ -83,11 +98,15 @@ async function follow(edit, signal) {
   showCommand(edit, seed);
 }
 
+/**
+ * @param {unknown} error
+ * @param {boolean} cancelled
+ */
 function fail(error, cancelled) {
   results.dropUnfinished();
   if (cancelled) {
     show(find("#empty"), !find("#results").children.length);
-    return say("The edit was cancelled.");
+    return say(words("cancelled"));
   }
   if (!(error instanceof Failure)) throw error;
   showFailure(error);
@@ -96,22 +115,28 @@ function fail(error, cancelled) {
 
 function askForKey() {
   show(find("#key-section"));
-  mark("key", storedKey() ? "The server does not know this key." : "The server asks for a key.");
+  mark("key", storedKey() ? words("key-unknown") : words("key-asked"));
   find("#key").focus();
 }
 
-/** The focus goes along from the button that cannot be pressed any more to the one that can. */
+/**
+ * The focus goes along from the button that cannot be pressed any more to the one that can.
+ * @param {boolean} isRunning
+ */
 function showRunning(isRunning) {
-  const [run, cancel] = [find("#run"), find("#cancel")];
+  const [run, cancel] = [find("button#run"), find("button#cancel")];
   const focused = document.activeElement;
   run.disabled = isRunning;
-  run.textContent = isRunning ? "Editing …" : "Edit";
+  run.textContent = isRunning ? words("running") : words("run");
   if (isRunning) progress.begin();
   else progress.end();
   if (focused === (isRunning ? run : cancel)) (isRunning ? cancel : run).focus({ preventScroll: true });
 }
 
-/** On a phone the stage is below the form. */
+/**
+ * On a phone the stage is below the form.
+ * @param {HTMLElement} element
+ */
 function bringIntoView(element) {
   const { top } = element.getBoundingClientRect();
   if (top < 0 || top > innerHeight / 2) element.scrollIntoView();
@@ -131,6 +156,7 @@ async function showModel() {
 }
 
 function listen() {
+  const key = find("input#key");
   pictures.addEventListener("change", render);
   takePictures(take);
   find("#form").addEventListener("submit", (event) => {
@@ -142,18 +168,18 @@ function listen() {
   });
   for (const choice of findAll("input[name=mode], #size")) choice.addEventListener("change", render);
   for (const name of ["prompt", "key"]) find(`#${name}`).addEventListener("input", () => mark(name));
-  find("#key").addEventListener("input", (event) => storeKey(event.target.value.trim()));
-  find("#key").addEventListener("change", () => storedKey() && showModel());
+  key.addEventListener("input", () => storeKey(key.value.trim()));
+  key.addEventListener("change", () => storedKey() && showModel());
   find("#cancel").addEventListener("click", () => running?.abort());
   find("#copy").addEventListener("click", copyCommand);
   find("#mask-open").addEventListener("click", paintMask);
   find("#mask-remove").addEventListener("click", () => {
-    pictures.setMask(pictures.first, null);
+    if (pictures.first) pictures.setMask(pictures.first, null);
     find("#mask-open").focus();
   });
 }
 
-find("#key").value = storedKey();
+find("input#key").value = storedKey();
 listen();
 render();
 showServer();

@@ -10,9 +10,9 @@ const SEEDS = 2n ** 63n;
 /**
  * @typedef {object} Edit
  * @property {string} part       the name of the file parts: "image[]" are references of one edit, "images" a batch
- * @property {{file: File, name: string, url: string}[]} pictures
+ * @property {import("./pictures.js").Picture[]} pictures
  * @property {Blob | null} mask
- * @property {Record<string, string>} fields  only those that are set
+ * @property {{prompt: string, size: string} & Record<string, string>} fields  only those that are set
  * @property {number} variants
  *
  * @typedef {{kind: "sent"}
@@ -21,16 +21,29 @@ const SEEDS = 2n ** 63n;
  *   | {kind: "output", index: number, blob: Blob, size: string, seed: number}} News
  */
 
+/** @param {Edit} edit */
 export const outputsOf = (edit) => edit.variants * (edit.part === "images" ? edit.pictures.length : 1);
 
-/** The picture that the output was made of. */
+/**
+ * The picture that the output was made of.
+ * @param {Edit} edit
+ * @param {number} index
+ */
 export const sourceOf = (edit, index) => edit.pictures[edit.part === "images" ? Math.floor(index / edit.variants) : 0];
 
-/** Whether the outputs have the shape of their source, as far as the model can make it. */
+/**
+ * Whether the outputs have the shape of their source, as far as the model can make it.
+ * @param {Edit} edit
+ */
 export const keepsShape = (edit) =>
   edit.fields.size === "auto" && (edit.part === "images" || edit.pictures.length === 1 || Boolean(edit.mask));
 
-/** The seed in full: JSON has rounded a large one. */
+/**
+ * The seed in full: JSON has rounded a large one.
+ * @param {Edit} edit
+ * @param {number} index
+ * @param {number} reported
+ */
 export function seedOf(edit, index, reported) {
   if (!edit.fields.seed) return String(reported);
   return String((BigInt(edit.fields.seed) + BigInt(index % edit.variants)) % SEEDS);
@@ -38,11 +51,13 @@ export function seedOf(edit, index, reported) {
 
 /**
  * Throws a Failure, or the signal's AbortError.
+ * @param {Edit} edit
+ * @param {AbortSignal} signal
  * @returns {AsyncGenerator<News>}
  */
 export async function* run(edit, signal) {
   const response = await send(edit, signal);
-  if (!response.ok) throw await refusalOf(response);
+  if (!response.ok || !response.body) throw await refusalOf(response);
   yield { kind: "sent" };
   let outputs = 0;
   try {
@@ -57,6 +72,10 @@ export async function* run(edit, signal) {
   if (outputs < outputsOf(edit)) throw brokenOff(true);
 }
 
+/**
+ * @param {Edit} edit
+ * @param {AbortSignal} signal
+ */
 async function send(edit, signal) {
   try {
     return await ask(EDITS, { method: "POST", body: formOf(edit), signal });
@@ -65,6 +84,7 @@ async function send(edit, signal) {
   }
 }
 
+/** @param {Edit} edit */
 function formOf(edit) {
   const form = new FormData();
   for (const { file, name } of edit.pictures) form.append(edit.part, file, name);
@@ -75,8 +95,12 @@ function formOf(edit) {
   return form;
 }
 
+/**
+ * @param {import("./events.js").Frame} frame
+ * @returns {News | null}
+ */
 function newsOf({ event, data, comment }) {
-  if (comment !== undefined) return stepOf(comment);
+  if (data === undefined) return stepOf(comment);
   const told = JSON.parse(data);
   switch (event) {
     case "error":
@@ -90,12 +114,17 @@ function newsOf({ event, data, comment }) {
   }
 }
 
+/**
+ * @param {string} comment
+ * @returns {News | null}
+ */
 function stepOf(comment) {
   const progress = /^progress (\d+)\/(\d+)$/.exec(comment);
   return progress && { kind: "step", done: Number(progress[1]), steps: Number(progress[2]) };
 }
 
+/** @param {{b64_json: string, output_format: string}} told */
 function pictureOf({ b64_json, output_format }) {
-  const bytes = Uint8Array.fromBase64?.(b64_json) ?? Uint8Array.from(atob(b64_json), (character) => character.charCodeAt(0));
+  const bytes = Uint8Array.fromBase64?.(b64_json) ?? Uint8Array.from(atob(b64_json), (byte) => byte.charCodeAt(0));
   return new Blob([bytes], { type: `image/${output_format}` });
 }

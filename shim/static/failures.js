@@ -1,26 +1,9 @@
 // Why an edit failed, in words: from both shapes of the server's answers, from its stream, and from the network.
 
-const TITLES = {
-  INVALID_INPUT: "The server does not take this edit",
-  UNAUTHORIZED: "The API key is missing or wrong",
-  NOT_FOUND: "There is no image editing at this address",
-  METHOD_NOT_ALLOWED: "There is no image editing at this address",
-  PAYLOAD_TOO_LARGE: "The pictures are too large",
-  QUEUE_FULL: "The server is busy",
-  GENERATION_ERROR: "The model failed on this edit",
-  INTERNAL_ERROR: "The server failed",
-  MODEL_NOT_READY: "The model is not ready yet",
-  GENERATION_TIMEOUT: "The edit took too long",
-};
-
-const ADVICE = {
-  UNAUTHORIZED: "Enter the key that the server was started with.",
-  QUEUE_FULL: "It holds as many edits as it can.",
-  GENERATION_TIMEOUT: "Fewer steps or a smaller size take less time.",
-};
+import { words, wordsIfAny } from "./language.js";
 
 export class Failure extends Error {
-  /** @param {{title: string, message?: string, code?: string, trace?: string}} words */
+  /** @param {{title: string, message?: string, code?: string, trace?: string}} told */
   constructor({ title, message = "", code = "", trace = "" }) {
     super(message);
     this.title = title;
@@ -29,34 +12,53 @@ export class Failure extends Error {
   }
 }
 
-/** A refusal: an answer that is not 2xx. */
+/**
+ * A refusal: an answer that is not 2xx.
+ * @param {Response} response
+ */
 export async function refusalOf(response) {
-  const { code, message } = readError(await bodyOf(response));
-  const title = TITLES[code] ?? `The server answered ${response.status} ${response.statusText}`.trim();
-  const parts = [ADVICE[code] ?? message, retryWords(response.headers.get("retry-after"))];
+  const { code, title, message } = readError(await bodyOf(response));
+  const parts = [message, retryWords(response.headers.get("retry-after"))];
   const id = response.headers.get("x-request-id");
-  return new Failure({ title, message: parts.filter(Boolean).join(" "), code, trace: id ? `Request ${id}` : "" });
+  return new Failure({
+    title: title || words("failure-answered", { status: `${response.status} ${response.statusText}`.trim() }),
+    message: parts.filter(Boolean).join(" "),
+    code,
+    trace: id ? words("failure-request", { id }) : "",
+  });
 }
 
-/** The `error` event of a stream. */
+/**
+ * The `error` event of a stream.
+ * @param {unknown} data
+ */
 export function failureOf(data) {
-  const { code, message } = readError(data);
-  return new Failure({ title: TITLES[code] ?? "The edit failed", message: ADVICE[code] ?? message, code });
+  const { code, title, message } = readError(data);
+  return new Failure({ title: title || words("failure"), message, code });
 }
 
-/** What fetch or its body threw. */
+/**
+ * What fetch or its body threw.
+ * @param {boolean} begun
+ */
 export function brokenOff(begun) {
   return begun
-    ? new Failure({ title: "The connection broke off", message: "The server went away before the edit was done." })
-    : new Failure({ title: "The server cannot be reached", message: "Is it running, and is this device online?" });
+    ? new Failure({ title: words("failure-begun"), message: words("failure-begun-hint") })
+    : new Failure({ title: words("failure-unreachable"), message: words("failure-unreachable-hint") });
 }
 
-/** Classic answers are {error: CODE, message}, OpenAI's {error: {code, message}}. */
+/**
+ * Classic answers are {error: CODE, message}, OpenAI's {error: {code, message}}. Where the page has no advice, the
+ * server's own message stands.
+ * @param {any} body
+ */
 function readError(body) {
-  const { error, message } = body ?? {};
-  return typeof error === "string" ? { code: error, message } : { code: error?.code ?? "", message: error?.message };
+  const error = body?.error;
+  const { code = "", message } = typeof error === "string" ? { code: error, message: body.message } : (error ?? {});
+  return { code, title: wordsIfAny(`failure.${code}`), message: wordsIfAny(`advice.${code}`) || message };
 }
 
+/** @param {Response} response */
 async function bodyOf(response) {
   try {
     return await response.json();
@@ -65,7 +67,8 @@ async function bodyOf(response) {
   }
 }
 
+/** @param {string | null} seconds */
 function retryWords(seconds) {
-  if (!/^\d+$/.test(seconds ?? "")) return "";
-  return `Try again in ${seconds} ${seconds === "1" ? "second" : "seconds"}.`;
+  if (!seconds || !/^\d+$/.test(seconds)) return "";
+  return seconds === "1" ? words("failure-retry-one") : words("failure-retry-several", { seconds });
 }

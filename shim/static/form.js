@@ -1,59 +1,125 @@
 // The form: what it offers, and the edit that it describes.
 
 import { find, findAll, mark, show } from "./dom.js";
+import { words } from "./language.js";
 
-const OPTIONAL = { steps: "num_inference_steps", seed: "seed", guidance: "true_cfg_scale", negative: "negative_prompt" };
+/**
+ * @import { Edit } from "./edit.js"
+ * @import { Picture, Pictures } from "./pictures.js"
+ * @import { Limits, Range } from "./server.js"
+ */
 
-/** @param {import("./server.js").Limits | null} limits */
+const OPTIONAL = {
+  steps: "num_inference_steps",
+  seed: "seed",
+  guidance: "true_cfg_scale",
+  negative: "negative_prompt",
+};
+
+/**
+ * @param {Pictures} pictures
+ * @param {Limits | null} limits
+ */
 export function showForm(pictures, limits) {
   const several = pictures.count > 1;
   const batch = isBatch(pictures);
   show(find("#mode"), several);
   show(find("#mode-hint"), several);
-  find("#mode-hint").textContent = batch ? "One edit of every picture." : aboutReferences(pictures.count, limits);
-  show(find("#free-size"), find("#size").value === "free");
+  find("#mode-hint").textContent = batch ? words("mode-batch-hint") : aboutReferences(pictures.count, limits);
+  show(find("#free-size"), find("select#size").value === "free");
   showMask(pictures, batch);
 }
 
+/**
+ * @param {number} count
+ * @param {Limits | null} limits
+ */
 function aboutReferences(count, limits) {
-  if (limits && count > limits.references) {
-    return `This server takes at most ${limits.references} pictures of one edit.`;
-  }
-  return "One edit that sees all pictures. Call them the first, the second … in your prompt.";
+  if (limits && count > limits.references) return words("mode-references-many", { count: limits.references });
+  return words("mode-references-hint");
 }
 
+/**
+ * @param {Pictures} pictures
+ * @param {boolean} batch
+ */
 function showMask(pictures, batch) {
   const { first } = pictures;
   const possible = Boolean(first?.width) && !batch;
   show(find("#mask-row"), Boolean(first));
-  find("#mask-open").disabled = !possible;
-  find("#mask-open span").textContent = first?.mask ? "Change mask" : "Paint a mask";
+  find("button#mask-open").disabled = !possible;
+  find("#mask-open span").textContent = first?.mask ? words("mask-change") : words("mask-paint");
   show(find("#mask-remove"), possible && Boolean(first?.mask));
   find("#mask-hint").textContent = maskWords(first, batch, pictures.count);
 }
 
+/**
+ * @param {Picture | undefined} first
+ * @param {boolean} batch
+ * @param {number} count
+ */
 function maskWords(first, batch, count) {
-  if (batch) return "A mask needs one picture, or pictures together.";
-  if (first && !first.width) return "This browser cannot show the picture, so it cannot be painted on.";
-  return count > 1 ? "Only what you paint of the first picture will change." : "Only what you paint will change.";
+  if (batch) return words("mask-hint-batch");
+  if (first && !first.width) return words("mask-hint-unseeable");
+  return count > 1 ? words("mask-hint-first") : words("mask-hint");
 }
 
+/** @param {Pictures} pictures */
 export const isBatch = (pictures) => pictures.count > 1 && find("input[name=mode]:checked").value === "batch";
 
-/** The maskable picture's mask, if the mode lets it be sent. */
+/**
+ * The maskable picture's mask, if the mode lets it be sent.
+ * @param {Pictures} pictures
+ */
 export const maskOf = (pictures) => (isBatch(pictures) ? null : (pictures.first?.mask ?? null));
 
+/** @param {Limits} limits */
 export function applyLimits(limits) {
-  find("#steps").max = limits.steps;
-  find("#count").max = limits.variants;
+  limitTo(limits.steps, find("input#steps"));
+  limitTo(limits.guidance, find("input#guidance"));
+  limitTo(limits.variants, find("input#count"));
+  limitTo(limits.sides, find("input#width"), find("input#height"));
+  for (const option of findAll("option[value*=x]")) option.disabled = !isPossible(option.value, limits);
+  find("#free-size").addEventListener("input", () => checkPixels(limits.pixels));
+  checkPixels(limits.pixels);
   show(find("#key-section"), limits.needsKey);
 }
 
-/** Marks what is missing or wrong, with the focus on the first of it. */
+/**
+ * @param {Range} range
+ * @param {HTMLInputElement[]} inputs
+ */
+function limitTo({ minimum, maximum }, ...inputs) {
+  for (const input of inputs) {
+    input.min = String(minimum);
+    input.max = String(maximum);
+  }
+}
+
+/**
+ * @param {string} size
+ * @param {Limits} limits
+ */
+function isPossible(size, { sides, pixels }) {
+  const [width, height] = size.split("x").map(Number);
+  return Math.max(width, height) <= sides.maximum && width * height <= pixels;
+}
+
+/** @param {number} pixels */
+function checkPixels(pixels) {
+  const [width, height] = [find("input#width"), find("input#height")];
+  const tooMany = width.valueAsNumber * height.valueAsNumber > pixels;
+  height.setCustomValidity(tooMany ? words("size-large", { pixels }) : "");
+}
+
+/**
+ * Marks what is missing or wrong, with the focus on the first of it.
+ * @param {Pictures} pictures
+ */
 export function isComplete(pictures) {
-  const prompt = find("#prompt");
-  mark("pictures", pictures.count ? "" : "Choose at least one picture.");
-  mark("prompt", prompt.value.trim() ? "" : "Say what should change.");
+  const prompt = find("textarea#prompt");
+  mark("pictures", pictures.count ? "" : words("pictures-missing"));
+  mark("prompt", prompt.value.trim() ? "" : words("prompt-missing"));
   if (!pictures.count) find("#files").focus();
   else if (!prompt.value.trim()) prompt.focus();
   else return areNumbersValid();
@@ -62,17 +128,23 @@ export function isComplete(pictures) {
 
 /** The browser says what is wrong with a number; it cannot where the field is folded away. */
 function areNumbersValid() {
-  const fields = findAll("#form input").filter((field) => !field.closest("[hidden]"));
-  const more = find("#more");
+  const inputs = /** @type {HTMLInputElement[]} */ (findAll("#form input"));
+  const fields = inputs.filter((field) => !field.closest("[hidden]"));
+  const more = find("details#more");
   more.open ||= fields.some((field) => more.contains(field) && !field.validity.valid);
   return fields.every((field) => field.reportValidity());
 }
 
-/** @returns {import("./edit.js").Edit} */
+/**
+ * @param {Pictures} pictures
+ * @returns {Edit}
+ */
 export function readEdit(pictures) {
-  const value = (id) => find(`#${id}`).value.trim();
+  const controls = find("form#form").elements;
+  const value = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (controls.namedItem(id)).value.trim();
   const size = value("size") === "free" ? `${value("width")}x${value("height")}` : value("size");
   const variants = Number(value("count"));
+  /** @type {Edit["fields"]} */
   const fields = { prompt: value("prompt"), size };
   if (variants > 1) fields.n = String(variants);
   for (const [id, name] of Object.entries(OPTIONAL)) if (value(id)) fields[name] = value(id);

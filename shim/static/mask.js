@@ -1,21 +1,28 @@
 // The dialog in which a mask is painted: with a pointer, with the keyboard, or by numbers.
 
 import { find, findAll } from "./dom.js";
-import { draw, drawAll, EVERYTHING, maskFile, paintedShare, veilOf } from "./strokes.js";
+import { words } from "./language.js";
+import { contextOf, draw, drawAll, EVERYTHING, maskFile, paintedShare, veilOf } from "./strokes.js";
 
-/** @typedef {{blob: Blob, veil: string, strokes: import("./strokes.js").Stroke[]}} Mask */
+/** @import { Line, Point, Stroke } from "./strokes.js" */
+
+/** @typedef {{blob: Blob, veil: string, strokes: Stroke[]}} Mask */
 
 const LONGEST_SIDE = 2048; // of the mask: the server needs its proportions, not the picture's pixels
 const COLOUR = "#4f46d8";
+/** @type {Record<string, Point>} */
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NUDGE = 0.02; // of a side, for an arrow key; five times as much with Shift
 
 export class MaskEditor {
   #dialog = find("dialog#mask");
-  #canvas = find("#mask-canvas");
-  #context = this.#canvas.getContext("2d", { willReadFrequently: true });
+  #canvas = find("canvas#mask-canvas");
+  #context = contextOf(this.#canvas, { willReadFrequently: true });
+  /** @type {Stroke[]} */
   #strokes = [];
+  /** @type {Line | null} */
   #line = null; // under the brush now
+  /** @type {Point} */
   #at = [0.5, 0.5];
   #used = false;
 
@@ -27,6 +34,7 @@ export class MaskEditor {
 
   /**
    * Resolves to the mask, to null where nothing is painted, and to undefined if the dialog was left without a change.
+   * @param {import("./pictures.js").Picture} picture
    * @returns {Promise<Mask | null | undefined>}
    */
   async edit(picture) {
@@ -40,13 +48,14 @@ export class MaskEditor {
     return { blob: await maskFile(painted), veil: veilOf(painted), strokes: this.#strokes };
   }
 
+  /** @param {import("./pictures.js").Picture} picture */
   #begin(picture) {
     const scale = Math.min(1, LONGEST_SIDE / Math.max(picture.width, picture.height));
     this.#canvas.width = Math.max(1, Math.round(picture.width * scale));
     this.#canvas.height = Math.max(1, Math.round(picture.height * scale));
     this.#context.fillStyle = this.#context.strokeStyle = COLOUR;
-    find("#mask-picture").src = picture.url;
-    find("#easel").style.setProperty("--ratio", picture.width / picture.height);
+    find("img#mask-picture").src = picture.url;
+    find("#easel").style.setProperty("--ratio", String(picture.width / picture.height));
     this.#strokes = [...(picture.mask?.strokes ?? [])];
     this.#used = false;
     this.#line = null;
@@ -67,6 +76,10 @@ export class MaskEditor {
     for (const kind of ["pointerup", "pointercancel"]) this.#canvas.addEventListener(kind, () => this.#lift());
   }
 
+  /**
+   * @param {PointerEvent} event
+   * @returns {Point}
+   */
   #placeOf({ clientX, clientY }) {
     const { left, top, width, height } = this.#canvas.getBoundingClientRect();
     return [(clientX - left) / width, (clientY - top) / height];
@@ -77,7 +90,8 @@ export class MaskEditor {
       const direction = ARROWS[event.key];
       if (direction) {
         const by = event.shiftKey ? 5 * NUDGE : NUDGE;
-        this.#moveTo(direction.map((sign, axis) => clamp(this.#at[axis] + sign * by)));
+        const [x, y] = direction;
+        this.#moveTo([clamp(this.#at[0] + x * by), clamp(this.#at[1] + y * by)]);
       } else if (event.key === " ") {
         if (!event.repeat) this.#press(this.#at);
       } else return;
@@ -88,6 +102,7 @@ export class MaskEditor {
   }
 
   #listenToTools() {
+    /** @type {(selector: string, action: () => void) => void} */
     const act = (selector, action) => find(selector).addEventListener("click", action);
     act("#mask-undo", () => this.#undo());
     act("#mask-clear", () => this.#add({ kind: "clear" }));
@@ -102,16 +117,22 @@ export class MaskEditor {
     find("#brush-size").addEventListener("input", () => this.#showBrush());
     find("#rectangle").addEventListener("submit", (event) => {
       event.preventDefault();
-      const share = (side) => find(`#rect-${side}`).valueAsNumber / 100;
-      const [left, top, width, height] = ["left", "top", "width", "height"].map(share);
-      this.#add({ kind: "rectangle", left, top, width, height });
+      const share = (/** @type {string} */ side) => find(`input#rect-${side}`).valueAsNumber / 100;
+      this.#add({
+        kind: "rectangle",
+        left: share("left"),
+        top: share("top"),
+        width: share("width"),
+        height: share("height"),
+      });
     });
   }
 
   get #brush() {
-    return find("#brush-size").valueAsNumber / 100;
+    return find("input#brush-size").valueAsNumber / 100;
   }
 
+  /** @param {Point} place */
   #press(place) {
     const erase = find("input[name=tool]:checked").value === "erase";
     this.#moveTo(place);
@@ -119,11 +140,11 @@ export class MaskEditor {
     draw(this.#context, this.#line);
   }
 
+  /** @param {Point} place */
   #moveTo(place) {
     if (this.#line) {
-      const last = this.#line.points.at(-1);
       this.#line.points.push(place);
-      draw(this.#context, { ...this.#line, points: [last, place] });
+      draw(this.#context, { ...this.#line, points: this.#line.points.slice(-2) });
     }
     this.#at = place;
     this.#showBrush();
@@ -136,6 +157,7 @@ export class MaskEditor {
     this.#showShare();
   }
 
+  /** @param {Stroke} stroke */
   #add(stroke) {
     this.#strokes.push(stroke);
     draw(this.#context, stroke);
@@ -161,11 +183,15 @@ export class MaskEditor {
   }
 
   #showShare() {
-    const share = paintedShare(this.#context);
-    const percent = share * 100 < 1 ? "less than 1" : Math.round(share * 100);
-    find("#mask-share").textContent = share ? `${percent} % of the picture is painted.` : "Nothing is painted yet.";
-    find("#mask-undo").disabled = !this.#strokes.length;
+    find("#mask-share").textContent = shareWords(paintedShare(this.#context));
+    find("button#mask-undo").disabled = !this.#strokes.length;
   }
 }
 
-const clamp = (share) => Math.min(1, Math.max(0, share));
+/** @param {number} share */
+function shareWords(share) {
+  if (!share) return words("mask-share-none");
+  return share < 0.01 ? words("mask-share-small") : words("mask-share", { percent: Math.round(share * 100) });
+}
+
+const clamp = (/** @type {number} */ share) => Math.min(1, Math.max(0, share));

@@ -13,6 +13,7 @@
 export class Pictures extends EventTarget {
   /** @type {Picture[]} */
   #list = [];
+  /** @type {Promise<unknown>} */
   #adding = Promise.resolve();
 
   get all() {
@@ -24,7 +25,7 @@ export class Pictures extends EventTarget {
   }
 
   get first() {
-    return this.#list[0];
+    return this.#list.at(0);
   }
 
   /** Resolves when all pictures are read that were added so far. */
@@ -32,26 +33,35 @@ export class Pictures extends EventTarget {
     return this.#adding;
   }
 
-  /** In the order of the calls, however long a picture takes to be read. */
+  /**
+   * In the order of the calls, however long a picture takes to be read.
+   * @param {File[]} files
+   */
   add(files) {
-    this.#adding = Promise.all([this.#adding, ...[...files].map(readPicture)]).then(([, ...read]) => {
+    this.#adding = Promise.all([this.#adding, ...files.map(readPicture)]).then(([, ...read]) => {
       for (const picture of read) this.#list.push({ ...picture, name: this.#freeName(picture.file.name) });
       this.#changed();
     });
     return this.#adding;
   }
 
+  /** @param {File} file */
   replace(file) {
     this.#list = [];
     return this.add([file]);
   }
 
+  /** @param {Picture} picture */
   remove(picture) {
     this.#list.splice(this.#list.indexOf(picture), 1);
     this.#changed();
   }
 
-  /** By one place to the left (-1) or right (1). */
+  /**
+   * By one place to the left (-1) or right (1).
+   * @param {Picture} picture
+   * @param {number} by
+   */
   move(picture, by) {
     const from = this.#list.indexOf(picture);
     this.#list.splice(from, 1);
@@ -59,11 +69,16 @@ export class Pictures extends EventTarget {
     this.#changed();
   }
 
+  /**
+   * @param {Picture} picture
+   * @param {Picture["mask"]} mask
+   */
   setMask(picture, mask) {
     picture.mask = mask;
     this.#changed();
   }
 
+  /** @param {string} name */
   #freeName(name) {
     const [stem, ending] = splitName(name || "picture.png");
     const taken = new Set(this.#list.map((picture) => picture.name));
@@ -77,6 +92,7 @@ export class Pictures extends EventTarget {
   }
 }
 
+/** @param {File} file */
 async function readPicture(file) {
   const url = URL.createObjectURL(file);
   const image = new Image();
@@ -86,6 +102,7 @@ async function readPicture(file) {
   return { file, url, width, height, mask: null };
 }
 
+/** @param {string} name */
 function splitName(name) {
   const dot = name.lastIndexOf(".");
   return dot > 0 ? [name.slice(0, dot), name.slice(dot)] : [name, ""];

@@ -3,10 +3,15 @@
 import { compareWith, shapeFrame, showAfter } from "./compare.js";
 import { copyOf, find, show } from "./dom.js";
 import { keepsShape, outputsOf, seedOf, sourceOf } from "./edit.js";
+import { words } from "./language.js";
+
+/** @import { Edit, News } from "./edit.js" */
 
 export class Results {
   #list = find("#results");
-  #edit = null;
+  /** @type {Edit} */
+  #edit = /** @type {any} */ (null); // until one begins
+  /** @type {string[]} */
   #urls = [];
   #reuse;
 
@@ -15,6 +20,7 @@ export class Results {
     this.#reuse = reuse;
   }
 
+  /** @param {Edit} edit */
   begin(edit) {
     this.clear();
     this.#edit = edit;
@@ -28,16 +34,20 @@ export class Results {
     this.#urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
   }
 
+  /** @param {Extract<News, {kind: "partial"}>} news */
   showPartial({ index, blob, size }) {
     const place = this.#list.children[index];
     const frame = find(".compare", place);
     place.classList.replace("waiting", "unfinished");
-    find(".facts", place).textContent = "Taking shape …";
+    find(".facts", place).textContent = words("result-unfinished");
     shapeFrame(frame, ...sidesOf(size));
-    showAfter(frame, this.#urlOf(blob), `Unfinished picture ${this.#nameOf(index)}`);
+    showAfter(frame, this.#urlOf(blob), words("result-unfinished-name", this.#numberOf(index)));
   }
 
-  /** @returns {string} its seed */
+  /**
+   * @param {Extract<News, {kind: "output"}>} news
+   * @returns {string} its seed
+   */
   showOutput({ index, blob, size, seed: reported }) {
     const place = this.#list.children[index];
     const frame = find(".compare", place);
@@ -46,14 +56,14 @@ export class Results {
     const source = sourceOf(this.#edit, index);
     const url = this.#urlOf(blob);
     place.classList.remove("waiting", "unfinished");
-    place.ariaLabel = `Result ${this.#nameOf(index)}`;
+    place.ariaLabel = words("result-done", this.#numberOf(index));
     shapeFrame(frame, width, height);
-    showAfter(frame, url, `${source.name} after “${this.#edit.fields.prompt}”`);
+    showAfter(frame, url, words("result-after-name", { name: source.name, prompt: this.#edit.fields.prompt }));
     if (source.width) {
-      const label = `Before and after, ${this.#nameOf(index)}`;
+      const label = words("result-compare", this.#numberOf(index));
       compareWith(frame, source, { width, height, stretched: keepsShape(this.#edit), label });
     }
-    find(".facts", place).textContent = `${width} × ${height} · seed ${seed}`;
+    find(".facts", place).textContent = words("result-facts", { width, height, seed });
     this.#offer(place, url, blob, fileName(source.name, index, blob));
     return seed;
   }
@@ -63,28 +73,38 @@ export class Results {
     for (const place of [...this.#list.querySelectorAll(".waiting, .unfinished")]) place.remove();
   }
 
+  /** @param {number} index */
   #place(index) {
     const place = copyOf("result");
     place.classList.add("waiting");
-    find(".facts", place).textContent = "Waiting …";
-    place.ariaLabel = `Result ${this.#nameOf(index)}, in the making`;
+    find(".facts", place).textContent = words("result-waiting");
+    place.ariaLabel = words("result-waiting-name", this.#numberOf(index));
     shapeFrame(find(".compare", place), ...expectedSides(this.#edit, index));
     return place;
   }
 
+  /**
+   * @param {Element} place
+   * @param {string} url
+   * @param {Blob} blob
+   * @param {string} name
+   */
   #offer(place, url, blob, name) {
-    const [download, reuse] = ["download", "reuse"].map((action) => find(`[data-do=${action}]`, place));
+    const download = find("a[data-do=download]", place);
+    const reuse = find("[data-do=reuse]", place);
     download.href = url;
     download.download = name;
-    download.ariaLabel = `Download ${name}`;
+    download.ariaLabel = words("result-download-name", { name });
     reuse.addEventListener("click", () => this.#reuse(new File([blob], name, { type: blob.type })));
-    show(download.parentElement);
+    show(find(".row", place));
   }
 
-  #nameOf(index) {
-    return `${index + 1} of ${outputsOf(this.#edit)}`;
+  /** @param {number} index */
+  #numberOf(index) {
+    return { number: index + 1, count: outputsOf(this.#edit) };
   }
 
+  /** @param {Blob} blob */
   #urlOf(blob) {
     const url = URL.createObjectURL(blob);
     this.#urls.push(url);
@@ -92,15 +112,32 @@ export class Results {
   }
 }
 
-/** Until the server tells; with several references it takes the shape of one that only the model knows. */
+/**
+ * Until the server tells; with several references it takes the shape of one that only the model knows.
+ * @param {Edit} edit
+ * @param {number} index
+ * @returns {[width: number, height: number]}
+ */
 function expectedSides(edit, index) {
   if (edit.fields.size !== "auto") return sidesOf(edit.fields.size);
   const { width, height } = sourceOf(edit, index);
   return width ? [width, height] : [1, 1];
 }
 
-const sidesOf = (size) => size.split("x").map(Number);
+/**
+ * @param {string} size
+ * @returns {[width: number, height: number]}
+ */
+function sidesOf(size) {
+  const [width, height] = size.split("x").map(Number);
+  return [width, height];
+}
 
+/**
+ * @param {string} source
+ * @param {number} index
+ * @param {Blob} blob
+ */
 function fileName(source, index, blob) {
   const stem = source.replace(/\.[^.]+$/, "");
   return `${stem}-edited-${index + 1}.${blob.type.replace("image/", "").replace("jpeg", "jpg")}`;

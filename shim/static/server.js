@@ -3,11 +3,15 @@
 const KEY = "api-key";
 export const EDITS = "v1/images/edits";
 
-/** Relative to the page, which a proxy may serve under a prefix. */
+/**
+ * Relative to the page, which a proxy may serve under a prefix.
+ * @param {string} path
+ */
 export const addressOf = (path) => new URL(path, document.baseURI).href;
 
 export const storedKey = () => sessionStorage.getItem(KEY) ?? "";
 
+/** @param {string} key */
 export function storeKey(key) {
   if (key) sessionStorage.setItem(KEY, key);
   else sessionStorage.removeItem(KEY);
@@ -16,21 +20,29 @@ export function storeKey(key) {
 /**
  * Without credentials: else the browser would answer a 401 with its own password box.
  * A header carries Latin-1, and a key in UTF-8 is what the server expects.
+ * @param {string} path
+ * @param {RequestInit} options
  */
 export function ask(path, options = {}) {
   const key = storedKey();
+  /** @type {HeadersInit} */
   const headers = key ? { Authorization: `Bearer ${asBytes(key)}` } : {};
   return fetch(addressOf(path), { credentials: "omit", cache: "no-store", headers, ...options });
 }
 
-const asBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+const asBytes = (/** @type {string} */ text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 /**
+ * @typedef {{minimum: number, maximum: number}} Range
+ *
  * @typedef {object} Limits
  * @property {boolean} needsKey
  * @property {number} references  pictures of one edit
- * @property {number} steps
- * @property {number} variants
+ * @property {Range} steps
+ * @property {Range} guidance
+ * @property {Range} variants
+ * @property {Range} sides
+ * @property {number} pixels      width times height
  */
 
 /**
@@ -43,10 +55,13 @@ export async function readLimits() {
     const operation = description.paths[`/${EDITS}`].post;
     const fields = operation.requestBody.content["multipart/form-data"].schema.properties;
     return {
-      needsKey: !operation.security.some((scheme) => Object.keys(scheme).length === 0),
+      needsKey: !operation.security.some((/** @type {object} */ scheme) => Object.keys(scheme).length === 0),
       references: fields["image[]"].maxItems,
-      steps: fields.num_inference_steps.maximum,
-      variants: fields.n.maximum,
+      steps: fields.num_inference_steps,
+      guidance: fields.true_cfg_scale,
+      variants: fields.n,
+      sides: fields.size["x-sides"],
+      pixels: fields.size["x-pixels"].maximum,
     };
   } catch {
     return null;

@@ -3,7 +3,10 @@
 import { curlOf } from "./curl.js";
 import { copyOf, find, say, show } from "./dom.js";
 import { outputsOf } from "./edit.js";
+import { words } from "./language.js";
 import { addressOf, EDITS, storedKey } from "./server.js";
+
+/** @import { Edit } from "./edit.js" */
 
 const TICK_MILLISECONDS = 500;
 
@@ -14,7 +17,7 @@ export class Progress {
   begin() {
     this.#began = performance.now();
     this.#clock = setInterval(() => this.#showTime(), TICK_MILLISECONDS);
-    this.#say("Sending the pictures …");
+    this.#say(words("progress-sending"));
     find("#progress-bar").removeAttribute("value");
     this.#showTime();
     show(find("#progress"));
@@ -22,10 +25,10 @@ export class Progress {
 
   /** @param {import("./edit.js").News} news */
   show(news) {
-    if (news.kind === "sent") this.#say("The server works on it …");
+    if (news.kind === "sent") this.#say(words("progress-sent"));
     if (news.kind !== "step") return;
-    find("#progress-bar").value = news.done / news.steps;
-    this.#say(`Step ${news.done} of ${news.steps}`);
+    find("progress#progress-bar").value = news.done / news.steps;
+    this.#say(words("progress-step", news));
   }
 
   end() {
@@ -37,13 +40,14 @@ export class Progress {
     return (performance.now() - this.#began) / 1000;
   }
 
+  /** @param {string} text */
   #say(text) {
     find("#progress-text").textContent = text;
     say(text);
   }
 
   #showTime() {
-    find("#progress-time").textContent = `${Math.floor(this.seconds)} s`;
+    find("#progress-time").textContent = words("progress-seconds", { seconds: Math.floor(this.seconds) });
   }
 }
 
@@ -60,9 +64,13 @@ export function clearFailure() {
   find("#failure").replaceChildren();
 }
 
+/**
+ * @param {Edit} edit
+ * @param {string} seed
+ */
 export function showCommand(edit, seed) {
   find("#curl").textContent = curlOf(edit, addressOf(EDITS), seed, Boolean(storedKey()));
-  const file = find("#mask-file");
+  const file = find("a#mask-file");
   URL.revokeObjectURL(file.href);
   if (edit.mask) file.href = URL.createObjectURL(edit.mask);
   show(find("#command-mask"), Boolean(edit.mask));
@@ -77,16 +85,20 @@ export async function copyCommand() {
   try {
     await navigator.clipboard.writeText(text.textContent);
   } catch {
-    getSelection().selectAllChildren(text);
+    getSelection()?.selectAllChildren(text);
     document.execCommand("copy");
   }
   const label = find("#copy span");
-  label.textContent = "Copied";
-  say("The command was copied.");
-  setTimeout(() => (label.textContent = "Copy"), 2000);
+  label.textContent = words("copied");
+  say(words("command-copied"));
+  setTimeout(() => (label.textContent = words("copy")), 2000);
 }
 
+/**
+ * @param {Edit} edit
+ * @param {number} seconds
+ */
 export function sayDone(edit, seconds) {
-  const count = outputsOf(edit);
-  say(`Done in ${Math.round(seconds)} seconds: ${count} ${count === 1 ? "picture" : "pictures"}.`);
+  const told = { seconds: Math.round(seconds), count: outputsOf(edit) };
+  say(told.count === 1 ? words("done-one", told) : words("done-several", told));
 }

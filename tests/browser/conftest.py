@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from browser.playground import Playground
 from playwright.async_api import Browser, async_playwright, expect
@@ -18,6 +20,7 @@ from playwright.async_api import Browser, async_playwright, expect
 Visit = Callable[..., Awaitable[Playground]]
 WAIT_MILLISECONDS = 20_000  # for what should come at once, on a machine that is busy
 DESKTOP = {"width": 1280, "height": 860}
+PHONE = {"width": 360, "height": 740}
 
 expect.set_options(timeout=WAIT_MILLISECONDS)
 
@@ -30,6 +33,11 @@ async def browser(program: Callable[[str], str]) -> AsyncIterator[Browser]:
         launched = await playwright.chromium.launch(executable_path=program("chromium"), args=arguments)
         yield launched
         await launched.close()
+
+
+@pytest.fixture
+def axe(tool: Callable[..., Path]) -> str:
+    return tool("axe", "node_modules", "axe-core", "axe.min.js").read_text()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -19,6 +19,11 @@ from servers import PROJECT
 
 SCREENSHOTS = PROJECT / ".tools" / "screenshots"
 EDIT_MILLISECONDS = 60_000
+HARD_TO_USE = """async () => {
+  const { violations } = await axe.run();
+  return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes[0].html}`);
+}"""
+OVERHANG = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 TRANSFER = """files => {
   const transfer = new DataTransfer();
   for (const { name, type, content } of files) {
@@ -129,6 +134,13 @@ class Playground:
         """The caret is left alone: to hide it, Playwright would add a style that the page's policy forbids."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         await self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, caret="initial")
+
+    async def look(self, name: str, axe: str) -> None:
+        """A screenshot, and what axe-core finds hard to use or is wider than the screen."""
+        await self.screenshot(name)
+        await self.page.evaluate(axe)
+        assert await self.page.evaluate(HARD_TO_USE) == []
+        assert await self.page.evaluate(OVERHANG) == 0
 
     async def press(self, *keys: str) -> None:
         for key in keys:

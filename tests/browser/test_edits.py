@@ -18,7 +18,7 @@ from browser.conftest import Visit
 from browser.playground import Playground, photographs, pixels, shapes
 from PIL import Image, ImageFilter
 from playwright.async_api import expect
-from servers import Server, environment, grey_levels, pictures
+from servers import Server, environment, grey_levels, pictures, serve_shim
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -299,6 +299,35 @@ async def test_what_is_missing_is_said_where_it_is_missing(stack: Server, visit:
     await playground.start()
     await expect(page.get_by_label("Steps")).to_be_focused()
     await expect(page.get_by_role("progressbar")).to_be_hidden()
+
+
+async def test_the_form_takes_the_servers_limits(stack: Server, visit: Visit) -> None:
+    limits = {"MAX_SIDE": "800", "MAX_PIXELS": "500000", "MAX_STEPS": "7"}
+    with serve_shim(f"http://{stack.triton_http}", **limits) as shim:
+        playground = await visit(shim.url)
+    page = playground.page
+    ranges = {"Width": (64, 800), "Height": (64, 800), "Steps": (2, 7), "Variants": (1, 10), "Guidance": (0, 20)}
+    for label, (minimum, maximum) in ranges.items():
+        await expect(page.get_by_label(label, exact=True)).to_have_attribute("min", str(minimum))
+        await expect(page.get_by_label(label, exact=True)).to_have_attribute("max", str(maximum))
+    await playground.choose(*photographs("cat"))
+    await playground.say("make the sky green")
+    await page.get_by_label("Size", exact=True).first.select_option("Other …")
+    await playground.start()
+    height = page.get_by_label("Height", exact=True)
+    await expect(height).to_be_focused()
+    said = "Width times height may be at most 500000 pixels."
+    assert await height.evaluate("input => input.validationMessage") == said
+    await playground.set(Height=651)
+    assert await height.evaluate("input => input.validity.valid")
+
+
+async def test_only_sizes_that_the_server_makes_are_offered(stack: Server, visit: Visit) -> None:
+    with serve_shim(f"http://{stack.triton_http}", MAX_SIDE="1216", MAX_PIXELS="1040000") as shim:
+        playground = await visit(shim.url)
+    offered = playground.page.locator("#size option:enabled")
+    sizes = ["256 × 256", "512 × 512", "1216 × 832, 3:2", "832 × 1216, 2:3"]
+    assert await offered.all_inner_texts() == ["Automatic", *sizes, "Other …"]
 
 
 async def test_a_file_that_is_no_picture_is_refused_in_words(stack: Server, visit: Visit, tmp_path: Path) -> None:

@@ -5,31 +5,21 @@ The screenshots are in .tools/screenshots/, to be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser.conftest import DESKTOP, Visit
+from browser.conftest import DESKTOP, PHONE, Visit
 from browser.playground import Playground, photographs
 from playwright.async_api import expect
 from servers import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PHONE = {"width": 360, "height": 740}
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": DESKTOP, "color_scheme": "light"},
     "dark": {"viewport": DESKTOP, "color_scheme": "dark"},
     "phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True, "device_scale_factor": 2},
 }
-FIND = "async () => (await axe.run()).violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes[0].html}`)"
-OVERHANG = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@pytest.fixture
-def axe(tool: Callable[..., Path]) -> str:
-    return tool("axe", "node_modules", "axe-core", "axe.min.js").read_text()
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -38,12 +28,9 @@ async def test_nothing_is_hard_to_use_or_wider_than_the_screen(
 ) -> None:
     playground = await visit(stack.url, reduced_motion="reduce", **LOOKS[look])
     page = playground.page
-    await page.evaluate(axe)
 
     async def look_at(what: str) -> None:
-        await playground.screenshot(f"{look}-{what}")
-        assert await page.evaluate(FIND) == []
-        assert await page.evaluate(OVERHANG) == 0
+        await playground.look(f"{look}-{what}", axe)
 
     await look_at("empty")
     await playground.choose(*photographs("coffee"))

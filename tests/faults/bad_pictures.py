@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from hostile_pictures import LABORIOUS, LIGHT, animation, saved
+from hostile_pictures import LABORIOUS, LIGHT, MULTIPLYING, SCANNING, animation, saved
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -74,7 +74,7 @@ def _oriented(photo: Image.Image, kind: str, orientation: int) -> bytes:
 
 @functools.cache
 def bombs() -> tuple[bytes, ...]:
-    return tuple(make(size) for make, size in [*LABORIOUS.values(), *LIGHT.values()])
+    return tuple(make(size) for make, size in (LABORIOUS | MULTIPLYING | SCANNING | LIGHT).values())
 
 
 @st.composite

@@ -21,7 +21,7 @@ import tritonclient.grpc
 import tritonclient.http
 from faulty import FaultyRepository
 from servers import Server, answers_200, serve
-from stacks import supervise, tritonserver, worker
+from stacks import installed_tritonserver, supervise, tritonserver, worker
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 pytestmark = pytest.mark.faults
@@ -163,8 +163,10 @@ def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[
 
 
 @pytest.fixture
-def supervised(checkpoint: Callable[[str], Path]) -> Iterator[Server]:
-    with supervise(checkpoint("plus"), REFERENCE_AREA="4096", DRAIN_SECONDS="30") as server:
+def supervised(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
+    """Of a tritonserver that is installed, as in the container: its worker finds this environment's packages."""
+    installed = installed_tritonserver(tmp_path)
+    with supervise(checkpoint("plus"), REFERENCE_AREA="4096", DRAIN_SECONDS="30", **installed) as server:
         yield server
 
 

@@ -109,11 +109,15 @@ def test_words_are_accepted_exactly_as_documented(description: dict[str, Any]) -
 
 
 def test_limits_and_hosts_are_the_settings() -> None:
-    settings = Settings(max_steps=7, max_references=2, max_side=128, allowed_image_hosts=("a.example",))
+    settings = Settings(
+        max_steps=7, max_references=2, max_side=128, max_pixels=9000, allowed_image_hosts=("a.example",)
+    )
     schema = body(describe(settings, EDIT_PATHS), MULTIPART)["properties"]
     assert schema["steps"]["maximum"] == 7
     assert schema["image"]["maxItems"] == 2
     assert "64 to 128" in schema["size"]["description"]
+    assert schema["size"]["x-sides"] == {"minimum": 64, "maximum": 128}
+    assert schema["size"]["x-pixels"] == {"maximum": 9000}
     assert "host that this server allows" in schema["url"]["description"]
     assert "a.example" not in str(schema)
 

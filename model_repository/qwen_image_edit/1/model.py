@@ -39,8 +39,9 @@ ERROR_CODES = {
 # this many seconds later, so that what arrives at the same moment goes to them.
 SPREAD_SECONDS = 0.005
 
-# Answers, metrics and questions travel to Triton through shared memory. Where several threads send at once, 24.10
-# corrupts it and aborts (boost::interprocess::lock_exception), with all edits of all instances.
+# Calls of a Metric let go of Python's lock, and then write what the Metric has in shared memory. Where two threads use
+# one Metric at once, Triton aborts (boost::interprocess::lock_exception), 24.10 as the newest, with all edits of all
+# instances. One lock for all of Triton's objects rules that out.
 ONE_AT_A_TIME = threading.RLock()
 
 
@@ -80,7 +81,6 @@ class TritonPythonModel:
             max_batch_tokens=settings.max_batch_tokens,
             max_input_pixels=settings.limits.input_pixels,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
-            end_process=os._exit,
             mrope=settings.vl_positions == "mrope",
             devices=loaded.devices,
             unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
