@@ -85,6 +85,8 @@ def test_draining_one_of_two_and_then_the_only_one_sends_no_segment_again(two: B
     assert other.status_code == 200
     assert same(pictures(other.json()), expected[0])
     assert interruptions(two) == interrupted
+    assert two.tritons[0].process.wait(20) == 0
+    two.haproxy.wait_for(lambda: "tritons/triton-1 is DOWN" in two.haproxy.log.rpartition("is stopping")[2], seconds=5)
     refused = drained_under_load(two, two.tritons[1:], photo, expected)
     assert refused.status_code == 503
     assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -109,11 +111,8 @@ def drained_under_load(
     for each, undisturbed in zip(under_way, expected, strict=True):
         assert each.result().status_code == 200, f"{each.result().text[:300]}\n{two.shim.log}"
         assert same(pictures(each.result().json()), undisturbed)
-    answer = new.result()
-    assert sum(steps.values()) - before == LONG * (5 if answer.ok else 4)
-    assert living[0].process.wait(20) == 0
-    two.shim.wait_for(lambda: f"tritons/triton-{leaving} is DOWN" in two.haproxy.log.rpartition("is stopping")[2])
-    return answer
+    assert sum(steps.values()) - before == LONG * (5 if new.result().ok else 4)
+    return new.result()
 
 
 def jobs_of(tritons: list[Server]) -> list[float]:
