@@ -107,7 +107,13 @@ def drained_under_load(
         two.shim.wait_for(lambda: f"tritons/triton-{leaving} is stopping" in two.haproxy.log)
         new = pool.submit(edit, two, photo("cat"), 0, num_inference_steps=str(LONG))
         assert not any(each.done() for each in under_way), "the edits ended too early"
-        two.shim.wait_for(lambda: note_steps(living, steps) and all(each.done() for each in (new, *under_way)))
+
+        def have_ended() -> bool:
+            ended = all(each.done() for each in (new, *under_way))
+            note_steps(living, steps)
+            return ended
+
+        two.shim.wait_for(have_ended)
     for each, undisturbed in zip(under_way, expected, strict=True):
         assert each.result().status_code == 200, f"{each.result().text[:300]}\n{two.shim.log}"
         assert same(pictures(each.result().json()), undisturbed)
@@ -119,12 +125,11 @@ def jobs_of(tritons: list[Server]) -> list[float]:
     return [triton.metric("qwen_edit_jobs") for triton in tritons]
 
 
-def note_steps(tritons: list[Server], steps: dict[int, float]) -> bool:
+def note_steps(tritons: list[Server], steps: dict[int, float]) -> None:
     """Of those that have not ended yet; a drained one waits two seconds before it does."""
     for triton in tritons:
         with contextlib.suppress(OSError):
             steps[triton.supervisor_port] = triton.metric(STEPS)
-    return True
 
 
 def interruptions(two: Balanced) -> float:
