@@ -16,22 +16,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shim.auth import authorize
-from shim.context import InternalErrors, RequestContext, State, answer_error
-from shim.cors import cors
-from shim.deadline import BodyDeadline
-from shim.drain import Drain
+from shim.context import RequestContext, State, answer_error
 from shim.edits import edit_images
 from shim.errors import ShimError
+from shim.guards.auth import authorize
+from shim.guards.body_limit import BodyLimit
+from shim.guards.cors import cors
+from shim.guards.deadline import BodyDeadline
+from shim.guards.flood import Refusals
+from shim.guards.internal_errors import InternalErrors
 from shim.health import health, ready
-from shim.limits import BodyLimit
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.page import page_routes
-from shim.readiness import Readiness
-from shim.refusals import Refusals
+from shim.running.drain import Drain
+from shim.running.readiness import Readiness
+from shim.running.triton import Triton
 from shim.settings import Settings
-from shim.triton import Triton
 
 EDIT_PATHS = ("/v1/images/edits", "/images/edits", "/openai/deployments/{model}/images/edits")
 

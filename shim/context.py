@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import uuid
@@ -14,15 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shim.drain import Drain
-from shim.errors import ANSWERS, ClientGone, Dialect, ModelNotReady, ShimError, as_shim_error, error_response
-from shim.form import dialect_of_headers
+from shim.errors import ANSWERS, ClientGone, Dialect, ShimError, as_shim_error, error_response
+from shim.guards.flood import Refusals
 from shim.log import logger, one_line
 from shim.metrics import Metrics
-from shim.readiness import Readiness
-from shim.refusals import Refusals
+from shim.reading.multipart import dialect_of_headers
+from shim.running.drain import Drain
+from shim.running.readiness import Readiness
+from shim.running.triton import Triton
 from shim.settings import Settings
-from shim.triton import Triton
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -69,36 +68,6 @@ class RequestContext:
         route = scope["route"].path if "route" in scope else "none"
         self.metrics.requests.labels(route, scope["state"]["dialect"], status).inc()
         self.metrics.body_bytes.inc(scope["state"]["body_bytes"])
-
-
-class InternalErrors:
-    """Below CORS, so that a browser may read a 500; the exception ends here, as nobody above knows more."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        started = False
-
-        async def noting_start(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noting_start)
-        except asyncio.CancelledError:  # only the server's stop cancels a request
-            if started:
-                raise
-            error = ModelNotReady("The server is shutting down")
-            await error_response(error, scope["state"]["dialect"])(scope, receive, send)
-        except Exception as error:
-            logger.exception("Unhandled exception", extra={"fields": {"request_id": scope["state"]["request_id"]}})
-            if started:
-                raise
-            await error_response(as_shim_error(error), scope["state"]["dialect"])(scope, receive, send)
 
 
 async def answer_error(request: Request[Any], raised: Exception) -> Response:

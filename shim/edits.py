@@ -11,16 +11,16 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from shim.auth import authorize
 from shim.context import State, log_fields
-from shim.encode import picture_object
 from shim.errors import ModelNotReady
-from shim.fetch import fetch_all
-from shim.form import open_form, read_form
-from shim.jobs import EditRun, Event, Output, usage
+from shim.event_stream import EventStream
+from shim.guards.auth import authorize
 from shim.log import logged_prompt, logger
-from shim.request import EditRequest, parse_edit
-from shim.streaming import EventStream
+from shim.reading.edit import EditRequest, parse_edit
+from shim.reading.fetch import fetch_all
+from shim.reading.multipart import open_form, read_form
+from shim.running.encode import picture_object
+from shim.running.run import EditRun, Event, Output, usage
 
 CHUNK_BYTES = 2**18
 

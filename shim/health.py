@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from shim import __version__
 from shim.context import State
 from shim.errors import ModelNotReady, error_response
+from shim.version import VERSION
 
 
 async def health(request: Request[State]) -> Response:
-    return JSONResponse({"status": "healthy", "timestamp": _timestamp(), "version": __version__})
+    return JSONResponse({"status": "healthy", "timestamp": _timestamp(), "version": VERSION})
 
 
 async def ready(request: Request[State]) -> Response:

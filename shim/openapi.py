@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shim import __version__
 from shim.errors import (
     ANSWERS,
     BodyTimeout,
@@ -20,8 +19,9 @@ from shim.errors import (
     Unauthorized,
 )
 from shim.limits import MAX_BATCH_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_URL_CHARS, MAX_VARIANTS, MIN_SIDE
-from shim.request import MAX_CFG_SCALE, MAX_PARTIAL_IMAGES, OUTPUT_FORMATS, STEPS, TRUE_CFG_SCALE, classic_size
+from shim.reading.edit import MAX_CFG_SCALE, MAX_PARTIAL_IMAGES, OUTPUT_FORMATS, STEPS, TRUE_CFG_SCALE, classic_size
 from shim.settings import Settings
+from shim.version import VERSION
 
 Schema = dict[str, Any]
 
@@ -51,7 +51,7 @@ def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
             item["parameters"] = [DEPLOYMENT]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Qwen-Image-Edit", "version": __version__},
+        "info": {"title": "Qwen-Image-Edit", "version": VERSION},
         "paths": {**_probes(), "/v1/models": {"get": _models(settings)}, **paths},
         "components": {
             "schemas": _schemas(),

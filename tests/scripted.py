@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shim.triton import Answer, Segment
+from shim.running.triton import Answer, Segment
 
 STEPS = 8  # of an edit that names none
 TIMINGS = {"queue": 0.25, "denoise": 1.0, "cache_hit": True, "text_tokens": 5, "image_tokens": 7, "output_tokens": 9}

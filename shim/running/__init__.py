@@ -1,0 +1,1 @@
+"""An edit → calls to Triton → pictures. Nothing here knows of HTTP requests."""
