@@ -52,7 +52,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._resources:
             try:
-                await self._run.while_connected(self._serve(send))
+                await self._run.while_connected(receive, self._serve(send))
             except ClientGone as gone:
                 if not self._started:
                     raise

@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 from shim.context import State
 from shim.errors import ModelNotReady, error_response
-from shim.version import VERSION
+
+VERSION = "2.0.0"  # of everything in this repository: pyproject.toml reads it here
 
 
 async def health(request: Request[State]) -> Response:
@@ -19,7 +20,7 @@ async def health(request: Request[State]) -> Response:
 async def ready(request: Request[State]) -> Response:
     if request.state["drain"].started:
         return error_response(ModelNotReady("The server is shutting down"), "classic")
-    if not await request.state["readiness"].is_ready():
+    if not await request.state["services"].readiness.is_ready():
         return error_response(ModelNotReady("Model is not ready yet"), "classic")
     return JSONResponse({"status": "ready", "model_loaded": True, "timestamp": _timestamp()})
 

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from shim.errors import QueueFull
 
 MEMORY_SECONDS = 1.0  # a place that became free is found this much later at most
-FLOOD = 8  # refusals within that time; as many requests a second still ask the engine
+MANY = 8  # refusals within that time; as many requests a second still ask the engine
 
 
-class Refusals:
+class Flood:
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=FLOOD)  # of the engine's refusals, the oldest first
+        self._times: deque[float] = deque(maxlen=MANY)  # of the engine's refusals, the oldest first
         self._last: QueueFull | None = None
 
     def check(self) -> None:
         """Raises the last QueueFull again while the flood is on."""
-        full = len(self._times) == FLOOD and time.monotonic() - self._times[0] < MEMORY_SECONDS
+        full = len(self._times) == MANY and time.monotonic() - self._times[0] < MEMORY_SECONDS
         if full and self._last:
             raise QueueFull(self._last.message, headers=self._last.headers)
 

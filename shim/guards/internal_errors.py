@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shim.dialect import dialect_of
 from shim.errors import ModelNotReady, as_shim_error, error_response
 from shim.log import logger
 
@@ -32,9 +33,9 @@ class InternalErrors:
             if started:
                 raise
             error = ModelNotReady("The server is shutting down")
-            await error_response(error, scope["state"]["dialect"])(scope, receive, send)
+            await error_response(error, dialect_of(scope))(scope, receive, send)
         except Exception as error:
             logger.exception("Unhandled exception", extra={"fields": {"request_id": scope["state"]["request_id"]}})
             if started:
                 raise
-            await error_response(as_shim_error(error), scope["state"]["dialect"])(scope, receive, send)
+            await error_response(as_shim_error(error), dialect_of(scope))(scope, receive, send)

@@ -16,9 +16,9 @@ import h11
 from starlette.datastructures import Headers
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shim.dialect import dialect_of_headers
 from shim.errors import InvalidInput, error_body
 from shim.limits import HEADER_BYTES
-from shim.reading.multipart import dialect_of_headers
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
 LINGER_SECONDS = 10.0  # for the rest of a body that is not wanted; closing at once would destroy the answer on its way

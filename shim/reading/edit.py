@@ -1,42 +1,38 @@
-"""One form → one checked edit → its jobs, each one edit of one output image."""
+"""A request → one checked edit → its jobs, each one edit of one output image."""
 
 from __future__ import annotations
 
 import math
-import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
+from starlette.requests import Request
 
-from shim.errors import Dialect, InvalidInput
-from shim.limits import MAX_BATCH_IMAGES, MAX_PROMPT_CHARS, MAX_RANDOM_SEED, MAX_SEED, MAX_VARIANTS, MIN_SIDE
-from shim.reading.fields import Fields, refuse
-from shim.reading.multipart import BATCH, MASKS, REFERENCES, URLS, Form
+from shim.dialect import BATCH, REFERENCES, URLS, Dialect, hear_parts, is_json
+from shim.errors import InvalidInput
+from shim.limits import MAX_RANDOM_SEED, MAX_SEED
+from shim.reading import fields
+from shim.reading.fetch import fetch_all
+from shim.reading.fields import Given
+from shim.reading.form import MASKS, Form
+from shim.reading.json_body import open_json
+from shim.reading.kinds import in_force
+from shim.reading.multipart import open_multipart
 from shim.reading.pictures import Picture
-from shim.reading.uploads import Linked
+from shim.reading.uploads import Linked, Part, link_addresses
 from shim.settings import Settings
 
-STEPS = ("num_inference_steps", "steps", "sampling_steps")
-TRUE_CFG_SCALE = ("true_cfg_scale", "cfg_scale", "cfg")
-MAX_CFG_SCALE = 20.0
 CLASSIC_SIDE = 1024  # pixels
-MAX_PARTIAL_IMAGES = 3
-OUTPUT_FORMATS = ("png", "jpeg", "webp")
-TEXT_FIELDS = ("prompt", "negative_prompt", "n", "size", "seed", *STEPS, *TRUE_CFG_SCALE, "output_format", "stream")
-SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})", re.IGNORECASE)
-
-UNSUPPORTED = {
-    "images[]": "images[] is ambiguous: use images for a batch of separate edits, image[] for references of one edit",
-    "markup": "markup is not supported; say in the prompt what to change, or send a mask",
-    "svg": "SVG output is not supported",
-    "frame_count": "animations are not supported",
-}
 
 
 @dataclass(frozen=True)
-class EditRequest:
+class Edit:
     dialect: Dialect
     prompt: str
     negative_prompt: str | None
@@ -67,85 +63,83 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class Job:
-    edit: EditRequest
+    edit: Edit
     index: int
     references: tuple[Picture, ...]
     seed: int
 
 
-def parse_edit(form: Form, settings: Settings) -> EditRequest:
-    _refuse_unsupported(form)
-    _check_ignored(form.fields)
-    fields = form.fields
-    images = _images(form, settings)
-    return EditRequest(
-        dialect=form.dialect,
-        prompt=_prompt(fields),
-        negative_prompt=_long_text("negative_prompt", fields.raw("negative_prompt")),
+@asynccontextmanager
+async def read_edit(request: Request[Any], settings: Settings, threads: CapacityLimiter) -> AsyncIterator[Edit]:
+    """The request's edit, whose pictures can be read until the end. Heavy work is done in few `threads`."""
+    headers, chunks = request.headers, request.stream()
+    async with open_json(chunks, threads) if is_json(headers) else open_multipart(headers, chunks) as parts:
+        dialect = hear_parts(request.scope, parts)
+        with ExitStack() as opened:
+            linked = await anyio.to_thread.run_sync(link_addresses, parts, opened)
+            edit = edit_of(linked, dialect, settings)
+            await fetch_all([picture.upload for picture in edit.pictures], settings.allowed_image_hosts)
+            # The texts of one PNG may unpack to 64 MB.
+            await anyio.to_thread.run_sync(_check, edit.pictures, settings.max_input_pixels, limiter=threads)
+            yield edit
+
+
+def _check(pictures: tuple[Picture, ...], max_pixels: int) -> None:
+    for picture in pictures:
+        picture.check(max_pixels)
+
+
+def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
+    """All that can be known before a picture is looked at."""
+    form = Form(parts)
+    given = Given(form.texts, settings)
+    given.check(fields.RESPONSE_FORMAT, *fields.CHECKED)
+    images = _images(form, dialect, settings)
+    return Edit(
+        dialect=dialect,
+        prompt=_prompt(given),
+        negative_prompt=given[fields.NEGATIVE_PROMPT],
         images=images,
-        mask=_mask(form, len(images)),
-        variants=_variants(form, len(images), settings),
-        size=_size(form, settings),
-        steps=fields.integer(*STEPS, low=2, high=settings.max_steps),
-        true_cfg_scale=fields.number(*TRUE_CFG_SCALE, low=0, high=MAX_CFG_SCALE),
-        seed=_seed(fields),
-        output_format=fields.choice("output_format", OUTPUT_FORMATS) or "png",
-        output_compression=_or(fields.integer("output_compression", low=0, high=100), 100),
-        stream=fields.boolean("stream") or False,
-        partial_images=fields.integer("partial_images", low=0, high=MAX_PARTIAL_IMAGES) or 0,
+        mask=_mask(form, dialect, len(images)),
+        variants=_variants(given, dialect, len(images), settings),
+        size=given[fields.SIZE] if given.text(fields.SIZE) else default_size(dialect, settings),
+        steps=given[fields.STEPS],
+        true_cfg_scale=given[fields.TRUE_CFG_SCALE],
+        seed=_seed(given),
+        output_format=given[fields.OUTPUT_FORMAT],
+        output_compression=given[fields.OUTPUT_COMPRESSION],
+        stream=given[fields.STREAM],
+        partial_images=given[fields.PARTIAL_IMAGES],
         fields={
             "image": images[0].name,
-            "num_inference_steps": fields.spelling(*STEPS),
-            "true_cfg_scale": fields.spelling(*TRUE_CFG_SCALE),
+            "num_inference_steps": given.spelling(fields.STEPS),
+            "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
             **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed")},
         },
     )
 
 
-def _refuse_unsupported(form: Form) -> None:
-    """What would change the result if it were obeyed; harmless extras are ignored instead."""
-    for name in sorted(form.names):
-        key = name.split("[")[0] if name.startswith("svg[") else name
-        if key in UNSUPPORTED:
-            raise InvalidInput(UNSUPPORTED[key], param=key.removesuffix("[]"))
-    for name, _ in form.files:
-        if name in TEXT_FIELDS:
-            raise InvalidInput(f"{name} must be a text part, and it has a filename", param=name)
-    if form.fields.text("response_format") == "url":
-        raise InvalidInput("response_format=url is not supported: only b64_json is answered", param="response_format")
-    if form.fields.text("background") == "transparent":
-        raise InvalidInput("background=transparent is not supported: outputs are opaque", param="background")
-
-
-def _check_ignored(fields: Fields) -> None:
-    fields.choice("response_format", ("b64_json",))
-    fields.choice("background", ("auto", "opaque"))
-    fields.choice("output_type", ("pil", "pt"))
-    fields.integer("max_sequence_length", low=1, high=1024)
-    fields.number("guidance_scale", low=0, high=MAX_CFG_SCALE)
-
-
-def _images(form: Form, settings: Settings) -> tuple[Picture, ...]:
+def _images(form: Form, dialect: Dialect, settings: Settings) -> tuple[Picture, ...]:
     batch = _pictures(BATCH, form.uploads(BATCH))
     references = _pictures("image", form.uploads(*REFERENCES, *URLS))
     if batch and references:
         raise InvalidInput("images (a batch) and image (references of one edit) exclude each other", param=BATCH)
-    if len(batch) > MAX_BATCH_IMAGES:
-        raise InvalidInput(f"images takes at most {MAX_BATCH_IMAGES} files, got {len(batch)}", param=BATCH)
-    if len(references) > settings.max_references:
+    if len(batch) > (most := in_force(fields.BATCH_FILES.most, settings)):
+        raise InvalidInput(f"images takes at most {most} files, got {len(batch)}", param=BATCH)
+    if len(references) > (most := in_force(fields.REFERENCE_FILES.most, settings)):
         name = references[0].name
-        problem = f"{name} takes at most {settings.max_references} references on this server, got {len(references)}"
+        problem = f"{name} takes at most {most} references on this server, got {len(references)}"
         raise InvalidInput(problem, param=name)
     if not batch and not references:
-        raise InvalidInput("Image is required", param=BATCH if form.dialect == "classic" else "image")
+        raise InvalidInput("Image is required", param=BATCH if dialect == "classic" else "image")
     return batch or references
 
 
-def _mask(form: Form, images: int) -> Picture | None:
+def _mask(form: Form, dialect: Dialect, images: int) -> Picture | None:
     masks = _pictures("mask", form.uploads(*MASKS))
     if len(masks) > 1:
         raise InvalidInput(f"mask takes one file, got {len(masks)}", param="mask")
-    if masks and form.dialect == "classic" and images > 1:
+    if masks and dialect == "classic" and images > 1:
         raise InvalidInput(f"mask needs exactly one file named images, got {images}", param="mask")
     return masks[0] if masks else None
 
@@ -156,48 +150,26 @@ def _pictures(name: str, uploads: list[UploadFile]) -> tuple[Picture, ...]:
     return tuple(map(Picture, names, labels, uploads))
 
 
-def _prompt(fields: Fields) -> str:
-    prompt = _long_text("prompt", fields.text("prompt"))
+def _prompt(given: Given) -> str:
+    prompt = given[fields.PROMPT]
     if prompt is None:
         raise InvalidInput("prompt is required", param="prompt")
     return prompt
 
 
-def _long_text(name: str, value: str | None) -> str | None:
-    """Browsers and Node rewrite line ends in forms."""
-    if value is None:
-        return None
-    if len(text := value.replace("\r\n", "\n")) > MAX_PROMPT_CHARS:
-        raise InvalidInput(f"{name} must be at most {MAX_PROMPT_CHARS} characters, got {len(text)}", param=name)
-    return text
-
-
-def _variants(form: Form, images: int, settings: Settings) -> int:
+def _variants(given: Given, dialect: Dialect, images: int, settings: Settings) -> int:
     """n counts outputs per image in the classic dialect, outputs in all in OpenAI's, where 0 means not given."""
-    not_given = form.dialect == "openai" and form.fields.text("n") == "0"
-    variants = 1 if not_given else form.fields.integer("n", low=1, high=MAX_VARIANTS) or 1
-    outputs = variants * (images if form.dialect == "classic" else 1)
+    not_given = dialect == "openai" and given.text(fields.N) == "0"
+    variants = fields.N.default if not_given else given[fields.N]
+    outputs = variants * (images if dialect == "classic" else 1)
     if outputs > settings.max_outputs_per_request:
         problem = f"{outputs} outputs were asked for, at most {settings.max_outputs_per_request} are allowed"
         raise InvalidInput(f"n={variants}: {problem}", param="n")
     return variants
 
 
-def _size(form: Form, settings: Settings) -> tuple[int, int] | None:
-    value = form.fields.text("size")
-    if value is None:
-        return classic_size(settings) if form.dialect == "classic" else None
-    if value.lower() == "auto":
-        return None
-    match = SIZE.fullmatch(value)
-    if not match:
-        refuse("size", value, "WIDTHxHEIGHT or auto")
-    width, height = int(match[1]), int(match[2])
-    if not all(MIN_SIDE <= side <= settings.max_side for side in (width, height)):
-        refuse("size", value, f"WIDTHxHEIGHT with sides from {MIN_SIDE} to {settings.max_side}, or auto")
-    if width * height > settings.max_pixels:
-        refuse("size", value, f"at most {settings.max_pixels} pixels")
-    return width, height
+def default_size(dialect: Dialect, settings: Settings) -> tuple[int, int] | None:
+    return classic_size(settings) if dialect == "classic" else None
 
 
 def classic_size(settings: Settings) -> tuple[int, int]:
@@ -206,9 +178,6 @@ def classic_size(settings: Settings) -> tuple[int, int]:
     return side, side
 
 
-def _seed(fields: Fields) -> int:
-    return _or(fields.integer("seed", low=0, high=MAX_SEED), secrets.randbelow(MAX_RANDOM_SEED + 1))
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+def _seed(given: Given) -> int:
+    seed = given[fields.SEED]
+    return secrets.randbelow(MAX_RANDOM_SEED + 1) if seed is None else seed

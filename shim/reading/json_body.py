@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, BinaryIO, Never
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
 
 from shim.errors import InvalidInput
 from shim.limits import MAX_FILES, MAX_TEXT_PART_BYTES, MAX_URL_CHARS
-from shim.reading.fields import refuse
+from shim.reading.fields import UNSUPPORTED, json_kinds
+from shim.reading.kinds import refuse
 from shim.reading.long_strings import LongStrings
 from shim.reading.uploads import Part, linked, spooled
 
 IMAGES = "images"  # references of one edit, unlike the form's files of this name
-STRINGS = (
-    *("prompt", "negative_prompt", "model", "size", "quality", "background", "input_fidelity", "output_format"),
-    *("response_format", "user", "moderation", "safety_identifier", "complexity", "output_type"),
-)
-NUMBERS = (
-    *("n", "partial_images", "output_compression", "seed", "num_inference_steps", "steps", "sampling_steps"),
-    *("true_cfg_scale", "cfg_scale", "cfg", "guidance_scale", "max_sequence_length"),
-)
-BOOLEANS = ("stream",)
-UNSUPPORTED = ("markup", "svg", "frame_count")  # passed on whatever they hold, to be refused as in a form
+KINDS = json_kinds()
 MAX_ESCAPED_BYTES = 2 * MAX_URL_CHARS  # some encoders write \/ for each slash of base64
 SOURCE = 'an object with image_url, as in {"image_url": "data:image/png;base64,…"}'
 
 
 @asynccontextmanager
-async def open_json(request: Request[Any]) -> AsyncIterator[list[Part]]:
+async def open_json(chunks: AsyncIterable[bytes], threads: CapacityLimiter) -> AsyncIterator[list[Part]]:
     """The body as parts; their files are closed at the end."""
     with ExitStack() as opened:
         body = UploadFile(opened.enter_context(spooled()))
-        async for chunk in request.stream():
+        async for chunk in chunks:
             await body.write(chunk)
-        limiter = request.state["encoders"]  # a body that is parsed is in memory as a whole
-        yield await anyio.to_thread.run_sync(read_json, body.file, opened, limiter=limiter)
+        # A body that is parsed is in memory as a whole.
+        yield await anyio.to_thread.run_sync(read_json, body.file, opened, limiter=threads)
 
 
 def read_json(body: BinaryIO, opened: ExitStack) -> list[Part]:
@@ -83,20 +75,21 @@ def _refuse_constant(name: str) -> Never:
 
 def _texts(given: dict[str, Any], strings: LongStrings) -> Iterator[Part]:
     for name, value in given.items():
-        if name in STRINGS:
+        kind = KINDS.get(name)
+        if kind == "string":
             if not isinstance(value, str):
                 _refuse(name, value, "a string")
             yield name, _well_formed(name, strings.original(name, value, MAX_TEXT_PART_BYTES))
-        elif name in NUMBERS:
+        elif kind == "number":
             if not isinstance(value, int | float) or isinstance(value, bool):
                 _refuse(name, value, "a number")
             yield name, str(value)
-        elif name in BOOLEANS:
+        elif kind == "boolean":
             if not isinstance(value, bool):
                 _refuse(name, value, "true or false")
             yield name, json.dumps(value)
         elif name in UNSUPPORTED:
-            yield name, json.dumps(value)
+            yield name, json.dumps(value)  # whatever it holds, to be refused as in a form
 
 
 def _image_url(field: str, source: Any, strings: LongStrings) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterator
+from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import UploadFile
 
+from shim.dialect import URLS
 from shim.errors import InvalidInput
 from shim.limits import MAX_URL_CHARS, SPOOL_BYTES
 
@@ -51,6 +53,21 @@ def linked(field: str, url: str) -> Linked:
         upload.file.close()
         raise
     return upload
+
+
+def link_addresses(parts: list[Part], opened: ExitStack) -> list[Part]:
+    """Blocks; url parts of a form become uploads, which `opened` closes."""
+    read: list[Part] = []
+    for name, value in parts:
+        if name in URLS:
+            if isinstance(value, UploadFile):
+                raise InvalidInput("url must be a text part; send a picture as a file part named image", param="url")
+            if not value.strip():
+                continue
+            value = linked("url", value.strip())
+            opened.callback(value.file.close)
+        read.append((name, value))
+    return read
 
 
 def _decode(url: str, upload: Linked) -> None:

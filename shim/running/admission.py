@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shim.errors import QueueFull
-from shim.running.triton import Unreached
+from shim.running.faults import Unreached
 
 
 class Admission:

@@ -12,17 +12,16 @@ from typing import Any, TypeVar
 import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
-from starlette.requests import Request
+from starlette.types import Receive
 
-from shim.context import State, log_fields
 from shim.errors import ClientGone, GenerationTimeout
 from shim.log import logger
-from shim.reading.edit import EditRequest, Job
+from shim.reading.edit import Edit, Job
 from shim.running.admission import Admission
 from shim.running.connection import while_connected
 from shim.running.encode import encode_base64
-from shim.running.segments import Plan, Runner
-from shim.running.triton import Answer
+from shim.running.segments import Outcome, Plan, Runner
+from shim.running.services import Services
 
 TOKENS = ("text_tokens", "image_tokens", "output_tokens")  # in the model's timings
 
@@ -58,9 +57,10 @@ Tell = Callable[[Event], Awaitable[None]]
 
 
 class EditRun:
-    def __init__(self, request: Request[State], edit: EditRequest) -> None:
+    def __init__(self, edit: Edit, services: Services, request_id: str) -> None:
         self.edit = edit
-        self._request = request
+        self._services = services
+        self._request_id = request_id
         self._jobs = edit.jobs()
         self._done = [0] * len(self._jobs)  # steps
         self._partials = [0] * len(self._jobs)
@@ -77,25 +77,24 @@ class EditRun:
 
     async def outputs(self, tell: Tell) -> list[Output]:
         """All jobs' outputs in order; the first failure cancels the others."""
-        settings, state = self._request.state["settings"], self._request.state
-        plan = Plan(settings.segment_steps, self.edit.partial_images if self.edit.stream else 0)
+        settings = self._services.settings
         runner = Runner(
-            triton=state["triton"],
-            readiness=state["readiness"],
-            metrics=state["metrics"],
-            plan=plan,
+            model=self._services.model,
+            readiness=self._services.readiness,
+            metrics=self._services.metrics,
+            plan=Plan(settings.segment_steps, self.edit.partial_images if self.edit.stream else 0),
             timeout_seconds=settings.request_timeout_seconds,
-            edit_id=f"{state['request_id']}-{secrets.token_hex(4)}",  # a client may give all its requests one id
+            edit_id=f"{self._request_id}-{secrets.token_hex(4)}",  # a client may give all its requests one id
             admission=Admission(),
         )
         slots = asyncio.Semaphore(settings.max_jobs_per_request)
-        with state["refusals"].noted():
+        with self._services.flood.noted():
             outputs = await self._together([self._output(job, runner, slots, tell) for job in self._jobs])
         self._record(outputs)
         return outputs
 
     async def _together(self, jobs: list[Coroutine[Any, Any, Output]]) -> list[Output]:
-        limit = self._request.state["settings"].request_timeout_seconds
+        limit = self._services.settings.request_timeout_seconds
         try:
             async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(job) for job in jobs]
@@ -105,23 +104,22 @@ class EditRun:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+    async def while_connected(self, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         """The work's result; a client that goes away ends it, and the edit with it."""
         try:
-            return await while_connected(self._request.receive, work)
+            return await while_connected(receive, work)
         except ClientGone:
-            self._request.state["metrics"].edits_abandoned.inc()
+            self._services.metrics.edits_abandoned.inc()
             raise ClientGone(f"The client closed the connection; its edit is dropped {self._where()}") from None
 
     async def encoded(self, image: npt.NDArray[np.uint8]) -> bytes:
         """The picture file in base64."""
-        edit, limiter = self.edit, self._request.state["encoders"]
-        arguments = image, edit.output_format, edit.output_compression
-        return await anyio.to_thread.run_sync(encode_base64, *arguments, limiter=limiter)
+        arguments = image, self.edit.output_format, self.edit.output_compression
+        return await anyio.to_thread.run_sync(encode_base64, *arguments, limiter=self._services.threads)
 
     async def _output(self, job: Job, runner: Runner, slots: asyncio.Semaphore, tell: Tell) -> Output:
-        async def report(job: Job, answer: Answer) -> None:
-            await self._report(job, answer, tell)
+        async def report(job: Job, outcome: Outcome) -> None:
+            await self._report(job, outcome, tell)
 
         async with slots:
             edited = await runner.run(job, report)
@@ -131,11 +129,11 @@ class EditRun:
         await tell(output)
         return output
 
-    async def _report(self, job: Job, answer: Answer, tell: Tell) -> None:
-        self._done[job.index], self._steps = answer.step, answer.steps
+    async def _report(self, job: Job, outcome: Outcome, tell: Tell) -> None:
+        self._done[job.index], self._steps = outcome.step, outcome.steps
         await tell(Advanced(sum(self._done), self._steps * len(self._jobs)))
-        if answer.preview is not None:
-            await tell(Partial(job, self._partials[job.index], answer.preview))
+        if outcome.preview is not None:
+            await tell(Partial(job, self._partials[job.index], outcome.preview))
             self._partials[job.index] += 1
 
     def _where(self) -> str:
@@ -143,12 +141,18 @@ class EditRun:
         return f"after {sum(self._done)} of {steps} steps" if steps else "in its first segment"
 
     def _record(self, outputs: list[Output]) -> None:
-        seconds, metrics = self.seconds, self._request.state["metrics"]
+        seconds, metrics = self.seconds, self._services.metrics
         metrics.edit_seconds.observe(seconds)
         metrics.images_in.inc(len(self.edit.images))
         metrics.images_out.inc(len(outputs))
         timings = [output.timings for output in outputs]
-        fields = log_fields(self._request, status=200, seconds=round(seconds, 3), timings=timings)
+        fields = {
+            "request_id": self._request_id,
+            "dialect": self.edit.dialect,
+            "status": 200,
+            "seconds": round(seconds, 3),
+            "timings": timings,
+        }
         logger.info(
             "Image edit completed in %.2fs, generated %d image(s)", seconds, len(outputs), extra={"fields": fields}
         )

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from shim.log import logger
 from shim.metrics import Metrics
 from shim.reading.edit import Job
 from shim.running.admission import Admission
+from shim.running.faults import Interrupted
 from shim.running.readiness import Readiness
-from shim.running.triton import Answer, Interrupted, Segment, Triton
 
 BACK_OFF_SECONDS = (0.25, 8.0)  # the first wait, the longest
 FIRST_CALL_SHARE = 0.75  # of the request's time, as nothing is known yet of the queue and the steps
@@ -26,7 +26,54 @@ QUEUE_SECONDS = 60.0  # for older edits, beside the time of the segment's own st
 SLOWER = 10  # times as long as before may a step take
 STAGES = ("queue", "encode", "denoise", "decode")  # in the model's timings, seconds
 
-Report = Callable[[Job, Answer], Awaitable[None]]
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a segment, in the model's words."""
+
+    step: int  # steps done
+    steps: int  # in all
+    true_cfg_scale: float
+    seed: int
+    timings: dict[str, Any]
+    image: npt.NDArray[np.uint8] | None  # (H, W, 3), of a finished edit
+    latents: npt.NDArray[np.float32] | None  # (tokens, channels), of one that stopped before
+    preview: npt.NDArray[np.uint8] | None  # (H, W, 3)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some of a job's steps, with what the model needs to go on from there."""
+
+    job: Job
+    arrival: float  # Unix time at which the job's first segment was first sent
+    steps: int | None  # in all; None: the model's default
+    true_cfg_scale: float | None
+    start: int = 0
+    stop: int | None = None  # None: the last step
+    latents: npt.NDArray[np.float32] | None = None
+    preview: bool = False
+
+    @property
+    def continued(self) -> bool:
+        return self.start > 0
+
+    def following(self, outcome: Outcome) -> Segment:
+        return replace(
+            self,
+            steps=outcome.steps,
+            true_cfg_scale=outcome.true_cfg_scale,
+            start=outcome.step,
+            latents=outcome.latents,
+        )
+
+
+class Model(Protocol):
+    async def run(self, segment: Segment, edit_id: str) -> Outcome:
+        """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted."""
+
+
+Report = Callable[[Job, Outcome], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +133,7 @@ class Patience:
 class Runner:
     """Runs the jobs of one request; every wait in it is ended by the request's time-out, which is not its own."""
 
-    triton: Triton
+    model: Model
     readiness: Readiness
     metrics: Metrics
     plan: Plan
@@ -98,20 +145,20 @@ class Runner:
         """`report` hears of every segment but the last."""
         patience = Patience(FIRST_CALL_SHARE * self.timeout_seconds if self.plan.segment_steps else None)
         segment = Segment(job, time.time(), job.edit.steps, job.edit.true_cfg_scale)
-        answers: list[Answer] = []
+        outcomes: list[Outcome] = []
         while True:
             stop = self.plan.stop(segment.start, segment.steps)
             segment = replace(segment, stop=stop, preview=self.plan.shows(stop, segment.steps))
-            answer = await self._answer(segment, patience)
-            answers.append(_without_pixels(answer))
-            if answer.image is not None:
-                return Edited(answer.image, answer.seed, _timings(answers))
-            if answer.step not in self.plan.partials(answer.steps):
-                answer = replace(answer, preview=None)
-            segment = segment.following(answer)
-            await report(job, answer)
+            outcome = await self._sent(segment, patience)
+            outcomes.append(_without_pixels(outcome))
+            if outcome.image is not None:
+                return Edited(outcome.image, outcome.seed, _timings(outcomes))
+            if outcome.step not in self.plan.partials(outcome.steps):
+                outcome = replace(outcome, preview=None)
+            segment = segment.following(outcome)
+            await report(job, outcome)
 
-    async def _answer(self, segment: Segment, patience: Patience) -> Answer:
+    async def _sent(self, segment: Segment, patience: Patience) -> Outcome:
         """Sends the segment until the model has answered in its own words."""
         waits = back_off()
         while True:
@@ -128,18 +175,18 @@ class Runner:
                 await asyncio.sleep(next(waits))
                 await self._wait_until_ready()
 
-    async def _call(self, segment: Segment, patience: Patience) -> Answer:
+    async def _call(self, segment: Segment, patience: Patience) -> Outcome:
         started = time.monotonic()
         limit = patience.limit((segment.stop or segment.steps or 1) - segment.start)
         try:
             async with asyncio.timeout(limit):
-                answer = await self.triton.run(segment, f"{self.edit_id}-{segment.job.index}")
+                outcome = await self.model.run(segment, f"{self.edit_id}-{segment.job.index}")
         except TimeoutError:
             patience.ran_out()
             raise Interrupted(f"no answer within {limit:.0f} s") from None
-        patience.answered(answer.step - segment.start, time.monotonic() - started)
+        patience.answered(outcome.step - segment.start, time.monotonic() - started)
         self.metrics.segments.inc()
-        return answer
+        return outcome
 
     async def _wait_until_ready(self) -> None:
         """Pictures are sent only where they can be taken; a request of which nothing was ever taken is not kept."""
@@ -156,12 +203,12 @@ def back_off() -> Iterator[float]:
         wait = min(2 * wait, longest)
 
 
-def _without_pixels(answer: Answer) -> Answer:
-    return replace(answer, image=None, latents=None, preview=None)
+def _without_pixels(outcome: Outcome) -> Outcome:
+    return replace(outcome, image=None, latents=None, preview=None)
 
 
-def _timings(answers: list[Answer]) -> dict[str, Any]:
+def _timings(outcomes: list[Outcome]) -> dict[str, Any]:
     """The last segment's, with the stages' seconds of all; the encodings of later ones come from the cache."""
-    seconds = {stage: round(sum(answer.timings.get(stage, 0.0) for answer in answers), 6) for stage in STAGES}
-    first = answers[0].timings
-    return {**answers[-1].timings, **seconds, "cache_hit": first.get("cache_hit"), "segments": len(answers)}
+    seconds = {stage: round(sum(outcome.timings.get(stage, 0.0) for outcome in outcomes), 6) for stage in STAGES}
+    first = outcomes[0].timings
+    return {**outcomes[-1].timings, **seconds, "cache_hit": first.get("cache_hit"), "segments": len(outcomes)}

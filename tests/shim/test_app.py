@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from shim.app import EDIT_PATHS
-from shim.version import VERSION
+from shim.health import VERSION
 
 Serve = Callable[..., TestClient]
 EDITS = "/v1/images/edits"

@@ -7,7 +7,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from shim import errors
-from shim.errors import ANSWERS, Dialect, ShimError, as_shim_error, error_response
+from shim.dialect import Dialect
+from shim.errors import ANSWERS, ShimError, as_shim_error, error_response
 
 TABLE = [
     (errors.InvalidInput, 400, "INVALID_INPUT", "invalid_request_error"),

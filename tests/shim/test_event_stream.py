@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from shim import event_stream
 from shim.app import create_app
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
-from shim.running.triton import Answer, Segment
+from shim.running.segments import Outcome, Segment
 from shim.settings import Settings
 
 EDITS = "/v1/images/edits"
@@ -72,7 +72,7 @@ def edit(triton: ScriptedTriton, monkeypatch: pytest.MonkeyPatch, png: bytes) ->
 
 
 def slowly(seconds: float, then: Call = obey) -> Call:
-    async def answer(segment: Segment) -> Answer:
+    async def answer(segment: Segment) -> Outcome:
         await asyncio.sleep(seconds)
         return await then(segment)
 

@@ -12,9 +12,8 @@ from starlette.testclient import TestClient
 from shim.app import EDIT_PATHS, create_app
 from shim.errors import ANSWERS, ClientGone, InvalidInput
 from shim.openapi import describe
-from shim.reading.edit import parse_edit
-from shim.reading.json_body import BOOLEANS, NUMBERS, STRINGS
-from shim.reading.multipart import read_form
+from shim.reading.edit import edit_of
+from shim.reading.fields import json_kinds
 from shim.settings import Settings
 
 # The fields that the README documents, by the bodies that take them.
@@ -41,9 +40,8 @@ def body(description: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def refused(name: str, value: object) -> bool:
     picture = UploadFile(io.BytesIO(b"x"), size=1, filename="a.png")
-    form = read_form([("image", picture), ("prompt", "p"), (name, str(value))], "openai")
     try:
-        parse_edit(form, Settings())
+        edit_of([("image", picture), ("prompt", "p"), (name, str(value))], "openai", Settings())
     except InvalidInput as error:
         return error.param == name
     return False
@@ -73,14 +71,15 @@ def test_every_field_is_in_it(description: dict[str, Any], kind: str, names: set
 
 
 def test_the_json_body_reads_every_field_as_its_type(description: dict[str, Any]) -> None:
-    readers = {"string": STRINGS, "integer": NUMBERS, "number": NUMBERS, "boolean": BOOLEANS}
+    readers = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean"}
     fields = {
         name: schema for name, schema in body(description, JSON)["properties"].items() if name not in ("images", "mask")
     }
+    kinds = json_kinds()
     for name, schema in fields.items():
         kind = schema["type"] if name == "prompt" else schema["type"][0]
-        assert name in readers[kind]
-    assert len(fields) == len(STRINGS + NUMBERS + BOOLEANS)
+        assert kinds[name] == readers[kind]
+    assert len(fields) == len(kinds)
 
 
 def test_the_edit_paths_are_one_operation(description: dict[str, Any]) -> None:

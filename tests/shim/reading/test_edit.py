@@ -5,10 +5,10 @@ import io
 import pytest
 from starlette.datastructures import UploadFile
 
-from shim.errors import Dialect, InvalidInput
-from shim.reading.edit import EditRequest, parse_edit
-from shim.reading.multipart import Part, dialect_of_parts, read_form
-from shim.reading.uploads import Linked
+from shim.dialect import Dialect, dialect_of_parts
+from shim.errors import InvalidInput
+from shim.reading.edit import Edit, edit_of
+from shim.reading.uploads import Linked, Part
 from shim.settings import Settings
 
 SETTINGS = Settings()
@@ -25,11 +25,11 @@ def address(field: str) -> Linked:
     return linked
 
 
-def parse(parts: list[Part], settings: Settings = SETTINGS) -> EditRequest:
-    return parse_edit(read_form(parts, dialect_of_parts(parts, "classic")), settings)
+def parse(parts: list[Part], settings: Settings = SETTINGS) -> Edit:
+    return edit_of(parts, dialect_of_parts(parts, "classic"), settings)
 
 
-def edit(dialect: Dialect = "classic", *, images: int = 1, settings: Settings = SETTINGS, **texts: str) -> EditRequest:
+def edit(dialect: Dialect = "classic", *, images: int = 1, settings: Settings = SETTINGS, **texts: str) -> Edit:
     pictures: list[Part] = [(BATCH_NAME[dialect], upload()) for _ in range(images)]
     return parse([("prompt", "p"), *texts.items(), *pictures], settings)
 

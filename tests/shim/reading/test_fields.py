@@ -1,104 +1,49 @@
 from __future__ import annotations
 
-import math
-from contextlib import suppress
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shim.errors import InvalidInput
-from shim.reading.fields import Fields, parse_boolean, parse_integer, parse_number
+from shim.openapi import describe
+from shim.reading.fields import FIELDS, SEED, STEPS, TRUE_CFG_SCALE, UNSUPPORTED, Given, N, readme_rows
+from shim.settings import Settings
 
 
-@pytest.mark.parametrize("value", ["2", "+2", "02", "2.0", "2.", "2.000"])
-def test_an_integer_may_be_written_with_a_zero_fraction(value: str) -> None:
-    assert parse_integer("n", value, 1, 10) == 2
+def given(**texts: str) -> Given:
+    return Given(texts, Settings(max_steps=100))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "0",
-        "11",
-        "-1",
-        "2.5",
-        "1e1",
-        "NaN",
-        "inf",
-        "1e400",
-        "None",
-        "true",
-        "0x2",
-        "2 2",
-        "１",
-        "²",
-        "1_0",
-        "9" * 99,
-    ],
-    ids=lambda value: value[:10] or "empty",
-)
-def test_what_is_no_integer_in_range_is_refused(value: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^n must be an integer from 1 to 10, got '") as caught:
-        parse_integer("n", value, 1, 10)
-    assert caught.value.param == "n"
-    assert len(caught.value.message) < 150
-
-
-@given(st.integers(0, 2**63 - 1))
-def test_every_seed_survives(seed: int) -> None:
-    assert parse_integer("seed", str(seed), 0, 2**63 - 1) == seed
-
-
-@given(st.text())
-def test_any_text_is_an_integer_in_range_or_a_refusal(text: str) -> None:
-    with suppress(InvalidInput):
-        assert 1 <= parse_integer("n", text, 1, 10) <= 10
-
-
-@given(st.text() | st.floats().map(str) | st.from_regex(r"[0-9.eE+-]{1,12}", fullmatch=True))
-def test_any_text_is_a_finite_number_in_range_or_a_refusal(text: str) -> None:
-    with suppress(InvalidInput):
-        parsed = parse_number("cfg", text, 0, 20)
-        assert math.isfinite(parsed)
-        assert 0 <= parsed <= 20
-
-
-@given(st.floats(0, 20))
-def test_every_number_in_range_survives(number: float) -> None:
-    assert parse_number("cfg", repr(number), 0, 20) == number
-
-
-@pytest.mark.parametrize("value", ["NaN", "inf", "-inf", "1e400", "20.1", "-0.1", "1,5", "４", "0x1", "1_0"])
-def test_what_is_no_number_in_range_is_refused(value: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        parse_number("cfg", value, 0, 20)
-    assert caught.value.message == f"cfg must be a number from 0 to 20, got {value!r}"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("true", True), ("True", True), ("1", True), ("false", False), ("0", False)]
-)
-def test_booleans_are_read_and_not_guessed(value: str, expected: bool) -> None:
-    assert parse_boolean("stream", value) is expected
-
-
-@pytest.mark.parametrize("value", ["yes", "2", "None", "tru"])
-def test_other_booleans_are_refused(value: str) -> None:
-    with pytest.raises(InvalidInput, match="stream must be true or false"):
-        parse_boolean("stream", value)
-
-
-def test_a_field_left_out_or_blank_is_none() -> None:
-    fields = Fields({"seed": "  "})
-    assert fields.integer("seed", low=0, high=9) is None
-    assert fields.integer("n", low=0, high=9) is None
+def test_a_field_left_out_or_blank_has_its_default() -> None:
+    assert given(seed="  ")[SEED] is None
+    assert given(seed="  ")[N] == 1
 
 
 def test_the_spelling_is_the_clients() -> None:
-    fields = Fields({"steps": "900"})
-    assert fields.spelling("num_inference_steps", "steps") == "steps"
-    assert fields.spelling("true_cfg_scale", "cfg") == "true_cfg_scale"
+    fields = given(steps="900")
+    assert fields.spelling(STEPS) == "steps"
+    assert fields.spelling(TRUE_CFG_SCALE) == "true_cfg_scale"
     with pytest.raises(InvalidInput, match=r"^steps must be an integer from 2 to 100, got '900'$"):
-        fields.integer("num_inference_steps", "steps", low=2, high=100)
+        fields[STEPS]
+
+
+def test_no_name_is_two_fields() -> None:
+    names = [name for field in FIELDS for name in field.spellings]
+    assert len(names) == len({*names, *UNSUPPORTED}) - len(UNSUPPORTED)
+
+
+def test_the_readmes_rows_name_every_field_of_the_form_once() -> None:
+    operation = describe(Settings(), ["/edits"])["paths"]["/edits"]["post"]
+    properties = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    names = [name for cell, _, _ in readme_rows() for name in cell.replace("`", "").split(", ")]
+    assert sorted(names) == sorted(properties)
+
+
+def test_the_readmes_rows_tell_bounds_by_the_settings_names() -> None:
+    rows = {cell: (values, default) for cell, values, default in readme_rows()}
+    assert rows["`num_inference_steps`, `steps`, `sampling_steps`"] == ("2 to `MAX_STEPS`", "the server's")
+    assert rows["`n`"] == ("1 to 10; at most `MAX_OUTPUTS_PER_REQUEST` outputs in all", "1")
+    assert rows["`size`"] == (
+        "`WIDTHxHEIGHT`, 64 to `MAX_SIDE` a side, at most `MAX_PIXELS`; or `auto`",
+        "classic 1024x1024, OpenAI `auto`",
+    )
+    assert rows["`output_format`"] == ("`png`, `jpeg`, `webp`", "`png`")
+    assert rows["`stream`"] == ("true or false", "false")

@@ -4,19 +4,23 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shim.dialect import dialect_of_parts
 from shim.errors import InvalidInput
-from shim.reading.edit import EditRequest, parse_edit
-from shim.reading.json_body import BOOLEANS, NUMBERS, STRINGS, read_json
-from shim.reading.multipart import dialect_of_parts, read_form
+from shim.reading.edit import Edit, edit_of
+from shim.reading.fields import json_kinds
+from shim.reading.json_body import read_json
+from shim.reading.kinds import Json
 from shim.reading.uploads import Part
 from shim.settings import Settings
 
+NAMES = {kind: [name for name, json_kind in json_kinds().items() if json_kind == kind] for kind in get_args(Json)}
+STRINGS, NUMBERS, BOOLEANS = NAMES["string"], NAMES["number"], NAMES["boolean"]
 IMAGE = {"image_url": "data:image/png;base64,aGVsbG8="}
 
 
@@ -31,9 +35,9 @@ def parts_of(body: Any, opened: ExitStack) -> list[Part]:
     return read_json(io.BytesIO(raw), opened)
 
 
-def parse(opened: ExitStack, **fields: Any) -> EditRequest:
+def parse(opened: ExitStack, **fields: Any) -> Edit:
     parts = parts_of({"prompt": "p", "images": [IMAGE], **fields}, opened)
-    return parse_edit(read_form(parts, dialect_of_parts(parts, "openai")), Settings())
+    return edit_of(parts, dialect_of_parts(parts, "openai"), Settings())
 
 
 def test_it_is_the_edit_that_the_form_would_be(opened: ExitStack) -> None:

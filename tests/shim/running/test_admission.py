@@ -6,7 +6,7 @@ import pytest
 
 from shim.errors import QueueFull
 from shim.running.admission import Admission
-from shim.running.triton import Interrupted, Unreached
+from shim.running.faults import Interrupted, Unreached
 
 
 def refuse(admission: Admission) -> None:

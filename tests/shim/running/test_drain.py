@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from shim.running import drain
@@ -10,7 +12,7 @@ from shim.running.drain import Drain
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """`clock[0]` is the time."""
     now = [100.0]
-    monkeypatch.setattr(drain.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

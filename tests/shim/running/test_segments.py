@@ -4,7 +4,7 @@ import asyncio
 import io
 import itertools
 import time
-from typing import Any, Never
+from typing import Never
 
 import pytest
 from scripted import STEPS, Call, ScriptedTriton, obey
@@ -12,13 +12,12 @@ from starlette.datastructures import UploadFile
 
 from shim.errors import GenerationError, ModelNotReady, QueueFull, ShimError
 from shim.metrics import Metrics
-from shim.reading.edit import Job, parse_edit
-from shim.reading.multipart import read_form
+from shim.reading.edit import Job, edit_of
 from shim.running import segments
 from shim.running.admission import Admission
+from shim.running.faults import Interrupted, Unreached
 from shim.running.readiness import Readiness
-from shim.running.segments import Edited, Patience, Plan, Runner, back_off
-from shim.running.triton import Answer, Interrupted, Segment, Unreached
+from shim.running.segments import Edited, Outcome, Patience, Plan, Runner, Segment, back_off
 from shim.settings import Settings
 
 
@@ -93,7 +92,7 @@ def test_the_waits_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
 
 def job(**texts: str) -> Job:
     upload = UploadFile(io.BytesIO(b"x"), size=1, filename="a.png")
-    return parse_edit(read_form([("prompt", "p"), ("image", upload), *texts.items()], "openai"), Settings()).jobs()[0]
+    return edit_of([("prompt", "p"), ("image", upload), *texts.items()], "openai", Settings()).jobs()[0]
 
 
 class Run:
@@ -104,9 +103,8 @@ class Run:
         self.reported: list[tuple[int, bool]] = []  # (step, has a preview)
         self.metrics = Metrics(lambda: 0)
         self.admission = Admission()
-        triton: Any = self.triton
         self.runner = Runner(
-            triton=triton,
+            model=self.triton,
             readiness=Readiness(self.triton.is_ready),
             metrics=self.metrics,
             plan=plan,
@@ -116,8 +114,8 @@ class Run:
         )
 
     async def edited(self, **texts: str) -> Edited:
-        async def report(job: Job, answer: Answer) -> None:
-            self.reported.append((answer.step, answer.preview is not None))
+        async def report(job: Job, outcome: Outcome) -> None:
+            self.reported.append((outcome.step, outcome.preview is not None))
 
         return await self.runner.run(job(**texts), report)
 
@@ -179,7 +177,7 @@ async def test_an_edit_may_be_one_piece() -> None:
 
 
 async def test_timings_are_those_of_all_segments() -> None:
-    async def unseen(segment: Segment) -> Answer:
+    async def unseen(segment: Segment) -> Outcome:
         return await obey(segment, cache_hit=False)
 
     timings = (await Run(unseen).edited(steps="8")).timings

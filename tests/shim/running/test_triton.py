@@ -12,19 +12,11 @@ from starlette.datastructures import UploadFile
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
-from shim.reading.edit import parse_edit
-from shim.reading.multipart import Part, read_form
-from shim.running.triton import (
-    PREVIEW_SIDE,
-    Answer,
-    Interrupted,
-    Segment,
-    Unreached,
-    _answer,
-    _body,
-    _error,
-    model_error,
-)
+from shim.reading.edit import edit_of
+from shim.reading.uploads import Part
+from shim.running.faults import Interrupted, Unreached
+from shim.running.segments import Outcome, Segment
+from shim.running.triton import PREVIEW_SIDE, body_of, model_error, outcome, refusal
 from shim.settings import Settings
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
@@ -93,13 +85,13 @@ PLAIN: list[Part] = [("prompt", "p"), ("image", upload(b"x"))]
 
 def segment_of(parts: list[Part]) -> Segment:
     """The first job's first segment."""
-    edit = parse_edit(read_form(parts, "openai"), Settings())
+    edit = edit_of(parts, "openai", Settings())
     return Segment(edit.jobs()[0], 1.5, edit.steps, edit.true_cfg_scale)
 
 
 async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
     """Inputs as they travel: datatype, shape and bytes by name."""
-    made = _body(segment, "request-0")
+    made = body_of(segment, "request-0")
     body, header_length = b"".join([bytes(chunk) async for chunk in made.chunks()]), len(made.header)
     assert len(body) == made.length
     header: dict[str, Any] = json.loads(body[:header_length])
@@ -127,8 +119,8 @@ async def test_a_picture_larger_than_a_chunk_is_sent_whole() -> None:
 async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
     latents = np.arange(6, dtype=np.float32).reshape(3, 2)
     first = replace(segment_of(PLAIN), stop=1, preview=True)
-    answer = Answer(1, 30, 4.5, first.job.seed, {}, None, latents, None)
-    sent = await tensors(replace(first.following(answer), stop=11, preview=False))
+    told = Outcome(1, 30, 4.5, first.job.seed, {}, None, latents, None)
+    sent = await tensors(replace(first.following(told), stop=11, preview=False))
     assert sent["latents"] == ("FP32", [1, 3, 2], latents.tobytes())
     assert {name: np.frombuffer(sent[name][2], dtype).tolist() for name, dtype in NUMBERS.items()} == {
         "start_step": [1],
@@ -148,7 +140,7 @@ PAGE = b"<html><title>503</title>The request failed: no server is available. que
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 502, 503])
 @pytest.mark.parametrize("content", [PAGE, b"", b'{"error": "Stub process is not healthy."}', b"[]", b'{"message": 1}'])
 def test_what_is_not_the_models_word_is_an_interruption(status: int, content: bytes) -> None:
-    assert isinstance(_error(status, content, segment_of(PLAIN).job), Interrupted)
+    assert isinstance(refusal(status, content, segment_of(PLAIN).job), Interrupted)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +156,7 @@ def test_what_is_not_the_models_word_is_an_interruption(status: int, content: by
 def test_a_gateways_answer_and_a_draining_servers_say_that_nobody_took_the_call(
     status: int, content: bytes, reached: bool
 ) -> None:
-    fault = _error(status, content, segment_of(PLAIN).job)
+    fault = refusal(status, content, segment_of(PLAIN).job)
     assert isinstance(fault, Interrupted)
     assert isinstance(fault, Unreached) != reached
 
@@ -210,7 +202,7 @@ COMMON = {
 
 def test_an_answer_is_read() -> None:
     body, headers = answered(**COMMON, latents=LATENTS, preview_image=np.zeros((4, 5, 3), np.uint8))
-    answer = _answer(body, headers, segment_of(PLAIN))
+    answer = outcome(body, headers, segment_of(PLAIN))
     assert (answer.step, answer.steps, answer.true_cfg_scale, answer.seed, answer.timings) == (1, 2, 1.0, 7, {})
     assert answer.image is None
     assert answer.latents is not None
@@ -235,7 +227,7 @@ def test_an_answer_is_read() -> None:
 )
 def test_an_answer_that_is_not_the_models_is_an_interruption(body: bytes, headers: dict[str, str]) -> None:
     with pytest.raises(Interrupted):
-        _answer(body, headers, segment_of(PLAIN))
+        outcome(body, headers, segment_of(PLAIN))
 
 
 async def test_a_full_edit_is_sent_as_the_tensor_contract_says() -> None:

@@ -4,9 +4,10 @@ import io
 
 import pytest
 from starlette.datastructures import Headers, UploadFile
+from starlette.types import Scope
 
-from shim.errors import Dialect, InvalidInput
-from shim.reading.multipart import Part, dialect_of_headers, dialect_of_parts, read_form
+from shim.dialect import Dialect, dialect_of, dialect_of_headers, dialect_of_parts, hear_parts
+from shim.reading.uploads import Part
 
 
 def upload(size: int = 3) -> UploadFile:
@@ -71,41 +72,9 @@ def test_without_a_picture_part_the_headers_decide(parts: list[Part], by_headers
     assert dialect_of_parts(parts, by_headers) == by_headers
 
 
-def test_the_last_of_duplicated_fields_wins() -> None:
-    assert read_form([("n", "1"), ("n", "2")], "classic").fields.raw("n") == "2"
-
-
-def test_brackets_of_extension_names_are_dropped() -> None:
-    form = read_form([("seed[]", "7"), ("obj[a]", "x")], "openai")
-    assert form.fields.raw("seed") == "7"
-    assert form.fields.raw("obj[a]") == "x"
-
-
-def test_uploads_keep_their_order_over_both_spellings() -> None:
-    first, second, third = upload(), upload(), upload()
-    form = read_form([("image[]", first), ("image", second), ("mask", upload()), ("image[]", third)], "openai")
-    assert form.uploads("image", "image[]") == [first, second, third]
-
-
-@pytest.mark.parametrize(
-    ("name", "param"), [("image", "image"), ("image[]", "image"), ("images", "images"), ("mask", "mask")]
-)
-def test_a_picture_without_a_filename_is_refused_with_a_hint(name: str, param: str) -> None:
-    with pytest.raises(InvalidInput, match="must be a file part, with a filename") as caught:
-        read_form([(name, "\x89PNG\r\n")], "openai")
-    assert caught.value.param == param
-
-
-@pytest.mark.parametrize(
-    ("parts", "param"),
-    [
-        ([("image[0]", "137"), ("image[1]", "80")], "image"),
-        ([("images[0]", upload())], "images"),
-        ([("mask[12]", "1")], "mask"),
-    ],
-    ids=["a Buffer given to openai-node", "indexed files", "mask"],
-)
-def test_indexed_pictures_are_refused_with_a_hint(parts: list[Part], param: str) -> None:
-    with pytest.raises(InvalidInput, match="toFile") as caught:
-        read_form(parts, "openai")
-    assert caught.value.param == param
+def test_the_headers_speak_until_the_parts_have_spoken() -> None:
+    scope: Scope = {"type": "http", "headers": [(b"authorization", b"Bearer key")], "state": {}}
+    assert dialect_of(scope) == "openai"
+    assert scope["state"] == {}
+    assert hear_parts(scope, [("images", upload())]) == "classic"
+    assert dialect_of(scope) == "classic"
