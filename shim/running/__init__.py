@@ -1,1 +1,1 @@
-"""An edit → calls to Triton → pictures. Nothing here knows of HTTP requests."""
+"""An edit → calls to Triton → pictures. No request is needed here."""
