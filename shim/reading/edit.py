@@ -14,13 +14,13 @@ from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from shim.dialect import BATCH, REFERENCES, URLS, Dialect, hear_parts, is_json
+from shim.dialect import BATCH, Dialect, hear_parts, is_json
 from shim.errors import InvalidInput
 from shim.limits import MAX_RANDOM_SEED, MAX_SEED
 from shim.reading import fields
 from shim.reading.fetch import fetch_all
 from shim.reading.fields import Given
-from shim.reading.form import MASKS, Form
+from shim.reading.form import Form
 from shim.reading.json_body import open_json
 from shim.reading.kinds import in_force
 from shim.reading.multipart import open_multipart
@@ -120,8 +120,8 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
 
 
 def _images(form: Form, dialect: Dialect, settings: Settings) -> tuple[Picture, ...]:
-    batch = _pictures(BATCH, form.uploads(BATCH))
-    references = _pictures("image", form.uploads(*REFERENCES, *URLS))
+    batch = _pictures(BATCH, form.batch)
+    references = _pictures("image", form.references)
     if batch and references:
         raise InvalidInput("images (a batch) and image (references of one edit) exclude each other", param=BATCH)
     if len(batch) > (most := in_force(fields.BATCH_FILES.most, settings)):
@@ -136,7 +136,7 @@ def _images(form: Form, dialect: Dialect, settings: Settings) -> tuple[Picture, 
 
 
 def _mask(form: Form, dialect: Dialect, images: int) -> Picture | None:
-    masks = _pictures("mask", form.uploads(*MASKS))
+    masks = _pictures("mask", form.masks)
     if len(masks) > 1:
         raise InvalidInput(f"mask takes one file, got {len(masks)}", param="mask")
     if masks and dialect == "classic" and images > 1:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from starlette.datastructures import UploadFile
 
-from shim.dialect import BATCH, REFERENCES
+from shim.dialect import BATCH, REFERENCES, URLS
 from shim.errors import InvalidInput
 from shim.reading.fields import FIELDS, MASK, UNSUPPORTED
 from shim.reading.uploads import Part
@@ -29,19 +29,19 @@ REFUSED = {"images[]": AMBIGUOUS, **UNSUPPORTED}
 class Form:
     def __init__(self, parts: list[Part]) -> None:
         refuse_indexed(name for name, _ in parts)
-        self._files = [(name, value) for name, value in parts if isinstance(value, UploadFile)]
+        files = [(name, value) for name, value in parts if isinstance(value, UploadFile)]
         texts = [(name, value) for name, value in parts if isinstance(value, str)]
         for name, _ in texts:
             if name in PICTURES:
                 raise InvalidInput(f"{name} arrived as text; {FILE_HINT}", param=name.removesuffix("[]"))
         _refuse_unsupported({name for name, _ in parts})
-        for name, _ in self._files:
+        for name, _ in files:
             if name in TEXTS:
                 raise InvalidInput(f"{name} must be a text part, and it has a filename", param=name)
         self.texts = {name.removesuffix("[]"): value for name, value in texts}  # the last of several
-
-    def uploads(self, *names: str) -> list[UploadFile]:
-        return [upload for name, upload in self._files if name in names]
+        self.batch = [upload for name, upload in files if name == BATCH]
+        self.references = [upload for name, upload in files if name in REFERENCES + URLS]
+        self.masks = [upload for name, upload in files if name in MASKS]
 
 
 def refuse_indexed(names: Iterable[str]) -> None:

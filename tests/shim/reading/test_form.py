@@ -27,7 +27,7 @@ def test_brackets_of_extension_names_are_dropped() -> None:
 def test_uploads_keep_their_order_over_both_spellings() -> None:
     first, second, third = upload(), upload(), upload()
     form = Form([("image[]", first), ("image", second), ("mask", upload()), ("image[]", third)])
-    assert form.uploads("image", "image[]") == [first, second, third]
+    assert form.references == [first, second, third]
 
 
 @pytest.mark.parametrize(
