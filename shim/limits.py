@@ -21,3 +21,4 @@ MAX_SEED = 2**63 - 1
 MAX_RANDOM_SEED = 2**32 - 1
 BODYLESS = ("GET", "HEAD")  # methods of which no body is read
 MAX_VARIANTS = 10  # the field `n`
+MAX_CFG_SCALE = 20.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shim.dialect import BATCH, REFERENCES, URLS
-from shim.limits import MAX_BATCH_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_VARIANTS
+from shim.limits import MAX_BATCH_IMAGES, MAX_CFG_SCALE, MAX_PROMPT_CHARS, MAX_SEED, MAX_VARIANTS
 from shim.reading.kinds import (
     Anything,
     Boolean,
@@ -122,7 +122,7 @@ STEPS: Field[int | None] = Field(
 )
 TRUE_CFG_SCALE: Field[float | None] = Field(
     "true_cfg_scale",
-    Number(0, 20.0),
+    Number(0, MAX_CFG_SCALE),
     None,
     "Guidance, off up to 1. Left out: the model's own.",
     also=("cfg_scale", "cfg"),
@@ -149,7 +149,7 @@ CHECKED: tuple[Field[object], ...] = (
     Field("background", Choice(("auto", "opaque"), {"transparent": "outputs are opaque"}), None, obeyed=False),
     Field("output_type", Choice(("pil", "pt")), None, obeyed=False),
     Field("max_sequence_length", Integer(1, 1024), None, obeyed=False),
-    Field("guidance_scale", Number(0, 20.0), None, obeyed=False),
+    Field("guidance_scale", Number(0, MAX_CFG_SCALE), None, obeyed=False),
 )
 IGNORED: tuple[Field[object], ...] = tuple(
     Field(name, Anything(), None, obeyed=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -108,7 +109,7 @@ def test_framework_errors_speak_both_dialects(
 )
 @pytest.mark.parametrize("path", ["/health", "/nothing", EDITS])
 def test_every_answer_has_a_request_id(client: TestClient, path: str, given: str, kept: bool) -> None:
-    answered = client.get(path, headers={"x-request-id": given.encode("latin-1")}).headers["x-request-id"]
+    answered = client.get(path, headers=[(b"x-request-id", given.encode("latin-1"))]).headers["x-request-id"]
     assert answered == given if kept else re.fullmatch("[0-9a-f]{32}", answered)
 
 
@@ -116,7 +117,8 @@ def test_a_bug_is_logged_in_full_and_told_in_brief(client: TestClient, caplog: p
     async def broken(request: object) -> None:
         raise ZeroDivisionError("the secret of the machine")
 
-    client.app.router.routes.append(Route("/broken", broken))  # type: ignore[attr-defined]
+    assert isinstance(client.app, Starlette)
+    client.app.router.routes.append(Route("/broken", broken))
     response = client.get("/broken", headers=SDK)
     assert openai_error(response) == (500, "INTERNAL_ERROR", None)
     assert response.headers["x-should-retry"] == "false"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 from starlette.datastructures import UploadFile
@@ -29,14 +31,28 @@ def parse(parts: list[Part], settings: Settings = SETTINGS) -> Edit:
     return edit_of(parts, dialect_of_parts(parts, "classic"), settings)
 
 
-def edit(dialect: Dialect = "classic", *, images: int = 1, settings: Settings = SETTINGS, **texts: str) -> Edit:
+def edit(
+    dialect: Dialect = "classic",
+    texts: Mapping[str, str] = MappingProxyType({}),
+    *,
+    images: int = 1,
+    settings: Settings = SETTINGS,
+    **more: str,
+) -> Edit:
     pictures: list[Part] = [(BATCH_NAME[dialect], upload()) for _ in range(images)]
-    return parse([("prompt", "p"), *texts.items(), *pictures], settings)
+    return parse([("prompt", "p"), *texts.items(), *more.items(), *pictures], settings)
 
 
-def refusal(dialect: Dialect = "classic", **given: object) -> tuple[str | None, str]:
+def refusal(
+    dialect: Dialect = "classic",
+    texts: Mapping[str, str] = MappingProxyType({}),
+    *,
+    images: int = 1,
+    settings: Settings = SETTINGS,
+    **more: str,
+) -> tuple[str | None, str]:
     with pytest.raises(InvalidInput) as caught:
-        edit(dialect, **given)  # type: ignore[arg-type]
+        edit(dialect, {**texts, **more}, images=images, settings=settings)
     return caught.value.param, caught.value.message
 
 
@@ -64,7 +80,7 @@ def test_openai_leaves_the_size_to_the_model() -> None:
 def test_empty_fields_count_as_not_given(dialect: Dialect) -> None:
     """go-openai always sends `size` and `response_format`, empty when unset."""
     names = ("n", "size", "seed", "steps", "true_cfg_scale", "response_format", "output_format", "stream", "background")
-    given, plain = edit(dialect, **dict.fromkeys(names, " ")), edit(dialect)
+    given, plain = edit(dialect, dict.fromkeys(names, " ")), edit(dialect)
     assert (given.variants, given.size, given.steps) == (plain.variants, plain.size, plain.steps)
     assert (given.true_cfg_scale, given.output_format) == (plain.true_cfg_scale, plain.output_format)
 
@@ -156,7 +172,7 @@ def test_bad_sizes_are_refused(given: str) -> None:
     ],
 )
 def test_aliases_are_read_and_remembered(texts: dict[str, str], tensor: str, param: str) -> None:
-    parsed = edit(**texts)
+    parsed = edit("classic", texts)
     assert 8 in (parsed.steps, parsed.true_cfg_scale)
     assert parsed.fields[tensor] == param
 
@@ -178,7 +194,7 @@ def test_the_image_tensors_field_is_the_clients(dialect: Dialect, param: str) ->
 )
 @pytest.mark.parametrize("dialect", ["classic", "openai"])
 def test_harmless_extras_change_nothing(texts: dict[str, str], dialect: Dialect) -> None:
-    parsed, plain = edit(dialect, seed="1", **texts), edit(dialect, seed="1")
+    parsed, plain = edit(dialect, texts, seed="1"), edit(dialect, seed="1")
     assert (parsed.size, parsed.steps, parsed.seed) == (plain.size, plain.steps, plain.seed)
 
 
@@ -217,7 +233,7 @@ def test_harmless_extras_change_nothing(texts: dict[str, str], dialect: Dialect)
 )
 @pytest.mark.parametrize("dialect", ["classic", "openai"])
 def test_bad_fields_are_refused_by_name(texts: dict[str, str], param: str, dialect: Dialect) -> None:
-    assert refusal(dialect, **texts)[0] == param
+    assert refusal(dialect, texts)[0] == param
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ async def test_several_are_fetched_at_once_and_the_first_refusal_is_told(serve: 
     a, b, missing = (Linked("images", f"http://localhost:{port}/{name}") for name in ("a", "b", "missing"))
     with a.file, b.file, missing.file:
         await fetch_all([a, b], [f"localhost:{port}"], is_loopback)
-        assert [await upload.read() for upload in (a, b) if not await upload.seek(0)] == [b"/a", b"/b"]
+        await asyncio.gather(a.seek(0), b.seek(0))
+        assert (await a.read(), await b.read()) == (b"/a", b"/b")
         a.address = f"http://localhost:{port}/a"
         with pytest.raises(InvalidInput, match=r"^images: localhost answered 404$"):
             await fetch_all([a, missing], [f"localhost:{port}"], is_loopback)

@@ -203,9 +203,7 @@ async def test_what_breaks_off_is_sent_again_from_the_last_latents() -> None:
 async def test_a_silent_call_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "QUEUE_SECONDS", 0.05)
     run = Run(silent, obey, silent, timeout_seconds=0.2)
-    started = time.monotonic()
     await run.edited(steps="8")
-    assert time.monotonic() - started < 5
     assert run.triton.spans == [(0, 3), (0, 3), (3, 6), (3, 6), (6, None)]
 
 

@@ -62,7 +62,7 @@ def test_a_message_without_a_word_is_the_machinerys(message: str) -> None:
 
 def test_a_long_message_is_cut() -> None:
     error = model_error("failed: " + "x" * 10_000, FIELDS)
-    assert error
+    assert isinstance(error, GenerationError)
     assert len(error.message) < 600
 
 
