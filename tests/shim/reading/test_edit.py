@@ -253,6 +253,7 @@ def test_bad_fields_are_refused_by_name(texts: dict[str, str], param: str, diale
         ([("images[]", upload())], "images", "ambiguous"),
         ([("image", upload()), ("markup", upload())], "markup", "not supported"),
         ([("image", upload()), ("n", upload())], "n", "must be a text part"),
+        ([("image", upload()), ("response_format", upload())], "response_format", "must be a text part"),
     ],
     ids=lambda value: ", ".join(sorted({part[0] for part in value})) or "none" if isinstance(value, list) else None,
 )
