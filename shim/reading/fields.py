@@ -206,7 +206,7 @@ def readme_rows() -> list[tuple[str, str, str]]:
     """Names, values and default of every field, in Markdown."""
     obeyed = [(_names(*field.spellings), field.values, _default(field)) for field in OBEYED]
     checked = _names(*(field.name for field in CHECKED)), "checked for old clients, change nothing", "–"
-    ignored = _names(*(field.name for field in IGNORED)), "and other names: accepted, change nothing", "–"
+    ignored = _names(*(field.name for field in IGNORED)), "accepted, like any other name, and change nothing", "–"
     return [*obeyed, checked, ignored]
 
 
