@@ -33,7 +33,6 @@ MIB = 2**20
 
 @dataclass
 class Client:
-    headers_after: float = 0.0
     heard: list[float] = field(default_factory=list)  # times of everything that came, the headers first
     status: int = 0
 

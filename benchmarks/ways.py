@@ -25,7 +25,7 @@ from qwen_edit.sigmas import SigmaSchedule
 
 from benchmarks import forwards, stock
 from benchmarks.inprocess import Answer, Watch
-from shim.encode import encode
+from shim.running.encode import encode
 from standalone.checkpoint import build_pipeline
 
 PICTURE = Path(__file__).resolve().parents[1] / "tests" / "data" / "cat.jpg"

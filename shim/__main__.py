@@ -9,10 +9,10 @@ from types import FrameType
 import uvicorn
 
 from shim.app import create_app
-from shim.drain import Drain
+from shim.guards.protocol import BoundedProtocol
 from shim.limits import HEADER_BYTES
 from shim.log import configure_logging
-from shim.protocol import BoundedProtocol
+from shim.running.drain import Drain
 from shim.settings import Settings, SettingsError
 
 KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from shim.triton import Answer, Segment
+from shim.running.segments import Outcome, Segment
 
 STEPS = 8  # of an edit that names none
 TIMINGS = {"queue": 0.25, "denoise": 1.0, "cache_hit": True, "text_tokens": 5, "image_tokens": 7, "output_tokens": 9}
 
-Call = Callable[[Segment], Awaitable[Answer]]
+Call = Callable[[Segment], Awaitable[Outcome]]
 
 
-async def obey(segment: Segment, **timings: Any) -> Answer:
+async def obey(segment: Segment, **timings: Any) -> Outcome:
     """What the model answers: latents that count the calls, a grey picture at the end."""
     steps = segment.steps or STEPS
     stop = steps if segment.stop is None else segment.stop
     calls = 1 if segment.latents is None else int(segment.latents[0, 0]) + 1
     done, grey = stop == steps, np.full((4, 6, 3), stop, np.uint8)
-    return Answer(
+    return Outcome(
         step=stop,
         steps=steps,
         true_cfg_scale=segment.true_cfg_scale or 4.0,
@@ -44,7 +44,7 @@ class ScriptedTriton:
     async def is_ready(self) -> bool:
         return self.ready
 
-    async def run(self, segment: Segment, edit_id: str) -> Answer:
+    async def run(self, segment: Segment, edit_id: str) -> Outcome:
         self.segments.append(segment)
         answer = self.script.pop(0) if self.script else obey
         return await answer(segment)

@@ -37,7 +37,7 @@ MEASURED = 4 if FULL else 1  # of these measurements the first and the last ones
 GROWTH = 1.05  # of resident memory
 SHARED = 256 * 2**20  # bytes at most
 BODY_TIMEOUT_SECONDS = 2
-HEAD_SECONDS = 20  # shim.protocol's
+HEAD_SECONDS = 20  # shim.guards.protocol's
 
 KINDS: dict[str, st.SearchStrategy[Call]] = {
     "pictures": bad_pictures_in_a_form(),
