@@ -17,7 +17,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.families.known import FAMILIES
+from qwen_edit.families.sizes import Sizes
 from qwen_edit.request import EditRequest
 
 from benchmarks.engine import edits

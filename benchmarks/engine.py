@@ -31,7 +31,8 @@ import diffusers
 import torch
 from PIL import Image
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.families.known import FAMILIES
+from qwen_edit.families.sizes import Sizes
 from qwen_edit.request import EditRequest
 
 from benchmarks import stock

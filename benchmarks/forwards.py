@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qwen_edit.families import Sizes
+from qwen_edit.families.sizes import Sizes
 
 TEXT_TOKENS = 220  # of a short prompt with one picture
 CEILING_SIDES = {"cuda": 8192, "cpu": 512}

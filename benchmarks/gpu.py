@@ -22,7 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
-from qwen_edit import compiling
+from qwen_edit.loading import compiling
 from qwen_edit.settings import Loading
 
 from benchmarks import forwards

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from qwen_edit import compiling
-from qwen_edit.denoise import Denoiser, Denoising
+from qwen_edit.devices import Devices
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
-from qwen_edit.loading import accelerate, takes_masks
-from qwen_edit.placement import Devices
+from qwen_edit.families.known import FAMILIES
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward.denoise import Denoiser, Denoising
+from qwen_edit.forward.sigmas import SigmaSchedule
+from qwen_edit.loading import compiling
+from qwen_edit.loading.load import accelerate, takes_masks
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
-from qwen_edit.sigmas import SigmaSchedule
 
 from benchmarks import forwards, stock
 from benchmarks.inprocess import Answer, Watch

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.families.known import FAMILIES
+from qwen_edit.families.sizes import Sizes
 from qwen_edit.request import EditRequest
 
 from benchmarks.inprocess import Answer, Watch

@@ -13,8 +13,10 @@ import pytest
 import torch
 from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
-from qwen_edit import conditioning, denoise, families, sigmas
+from qwen_edit.conditioning import conditioner as conditioning
 from qwen_edit.engine import Engine
+from qwen_edit.families import sizes as families
+from qwen_edit.forward import denoise, sigmas
 from qwen_edit.request import EditRequest
 
 from benchmarks import stock

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from qwen_edit.cancellations import Cancellations
-from qwen_edit.checkpoint import LoadError, find
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
+from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
 from qwen_edit.request import TENSORS, cancelled, parse
 from qwen_edit.settings import Settings, SettingsError
@@ -60,7 +60,7 @@ class TritonPythonModel:
         try:
             checkpoint = find(settings.model_dir)
             from qwen_edit.engine import Engine
-            from qwen_edit.loading import instance_device, load
+            from qwen_edit.loading.load import instance_device, load
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)

@@ -17,22 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_edit.cache import TensorCache
 from qwen_edit.clock import StepClock
-from qwen_edit.conditioning import Conditioner
-from qwen_edit.decoding import Decoder
-from qwen_edit.denoise import Denoiser, Denoising, Inpainting
+from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.device_errors import DeviceError, is_device_error
+from qwen_edit.devices import Devices
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
-from qwen_edit.families import Geometry, Sizes
+from qwen_edit.families.sizes import Geometry, Sizes
+from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting
+from qwen_edit.forward.sigmas import SigmaSchedule
 from qwen_edit.job import Job, Outcome, Reply
 from qwen_edit.metrics import Metrics
 from qwen_edit.pace import Pace
-from qwen_edit.placement import Devices
+from qwen_edit.pictures.decoding import Decoder
 from qwen_edit.preparation import Preparer
 from qwen_edit.request import EditRequest
 from qwen_edit.schedule import next_batch
-from qwen_edit.sigmas import SigmaSchedule
 from qwen_edit.stepping import Stepper, free_memory
 
 log = logging.getLogger("image_edit_server")

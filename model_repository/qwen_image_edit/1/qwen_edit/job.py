@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qwen_edit.conditioning import Prompt, Reference
-from qwen_edit.denoise import Denoising
+from qwen_edit.conditioning.conditioner import Prompt, Reference
 from qwen_edit.errors import EditError
-from qwen_edit.families import Geometry, Size
-from qwen_edit.masks import Mask
+from qwen_edit.families.family import Size
+from qwen_edit.families.sizes import Geometry
+from qwen_edit.forward.denoise import Denoising
+from qwen_edit.pictures.masks import Mask
 from qwen_edit.request import EditRequest
 
 

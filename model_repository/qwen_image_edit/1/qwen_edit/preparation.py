@@ -8,11 +8,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from qwen_edit import masks
-from qwen_edit.conditioning import Conditioner, Reference
+from qwen_edit.conditioning.conditioner import Conditioner, Reference
 from qwen_edit.errors import BadRequest, EditError, Failed
-from qwen_edit.families import Geometry, Size, Sizes
+from qwen_edit.families.family import Size
+from qwen_edit.families.sizes import Geometry, Sizes
 from qwen_edit.job import Job, Prepared
+from qwen_edit.pictures import masks
 from qwen_edit.request import EditRequest
 
 log = logging.getLogger("image_edit_server")

@@ -8,8 +8,8 @@ from weakref import WeakSet
 
 import torch
 
-from qwen_edit.denoise import Denoiser
 from qwen_edit.device_errors import is_device_error
+from qwen_edit.forward.denoise import Denoiser
 from qwen_edit.job import Job
 from qwen_edit.schedule import batch_tokens, next_batch
 

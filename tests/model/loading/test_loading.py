@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from qwen_edit.checkpoint import LoadError, find
-from qwen_edit.loading import Loaded, instance_device
-from qwen_edit.loading import load as load_checkpoint
+from qwen_edit.loading.checkpoint import LoadError, find
+from qwen_edit.loading.load import Loaded, instance_device
+from qwen_edit.loading.load import load as load_checkpoint
 from qwen_edit.settings import Settings
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from qwen_edit.cache import TensorCache
+from qwen_edit.conditioning.cache import TensorCache
 
 KILOBYTE = 256  # float32 values
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from engines import difference, edit, engine_on, load_pipeline
-from qwen_edit import compiling, rotary
-from qwen_edit.checkpoint import LoadError, find
-from qwen_edit.loading import load
+from qwen_edit.forward import rotary
+from qwen_edit.loading import compiling
+from qwen_edit.loading.checkpoint import LoadError, find
+from qwen_edit.loading.load import load
 from qwen_edit.settings import Settings
 from torch._dynamo.utils import counters
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from qwen_edit import rotary
-from qwen_edit.families import Sizes
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import rotary
 
 log = logging.getLogger("image_edit_server")
 

@@ -12,11 +12,12 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from qwen_edit import adapters, attention, compiling, placement, quantization
-from qwen_edit.checkpoint import Checkpoint, LoadError
-from qwen_edit.families import MEGAPIXEL, Family, Sizes
-from qwen_edit.placement import Devices
-from qwen_edit.presets import PRESETS, reconfigured
+from qwen_edit.devices import Devices
+from qwen_edit.families.family import MEGAPIXEL, Family
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.loading import adapters, attention, compiling, placement, quantization
+from qwen_edit.loading.checkpoint import Checkpoint, LoadError
+from qwen_edit.loading.presets import PRESETS, reconfigured
 from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
 
@@ -42,7 +43,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     """Loads the checkpoint; raises LoadError."""
     log.info("Loading model from %s...", settings.model_dir)
     family, serving, loading = checkpoint.family, checkpoint.serving, settings.loading
-    _check(settings, device)
+    check(settings, device)
     pipeline = _pipeline(checkpoint.folder, loading, device)
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
     sizes = Sizes(family, area, multiple=pipeline.vae_scale_factor * 2)
@@ -76,7 +77,7 @@ def takes_masks(loading: Loading) -> bool:
     return loading.attention_backend not in attention.WITHOUT_MASK
 
 
-def _check(settings: Settings, device: torch.device) -> None:
+def check(settings: Settings, device: torch.device) -> None:
     """Raises LoadError for what this machine cannot do, before gigabytes are read."""
     loading = settings.loading
     placement.check_offload(loading.offload, device)

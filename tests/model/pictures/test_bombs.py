@@ -20,8 +20,8 @@ from hostile_pictures import (
     tiff_of_jpeg_tiles,
 )
 from PIL import Image
-from qwen_edit import images
 from qwen_edit.errors import BadRequest
+from qwen_edit.pictures import images
 
 MAX_PIXELS = 5_000_000
 CPU_SECONDS = 2.0  # of one decoding, at most

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from qwen_edit import images
 from qwen_edit.errors import BadRequest
+from qwen_edit.pictures import images
 
 LIMIT = 10**6
 

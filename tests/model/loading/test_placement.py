@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from engines import difference, edit, engine_on, load_pipeline
-from qwen_edit import placement
-from qwen_edit.checkpoint import LoadError
+from qwen_edit.devices import Devices
+from qwen_edit.loading import placement
+from qwen_edit.loading.checkpoint import LoadError
 
 from standalone.checkpoint import build_pipeline
 
@@ -27,11 +28,11 @@ def cards(*gigabytes: float) -> dict[int, int]:
 
 
 def bytes_on(parts: dict[str, torch.nn.Module], maps: dict[str, Any], device: int | str) -> float:
-    return sum(placement._bytes_by_device(module, maps[name]).get(device, 0) for name, module in parts.items())
+    return sum(placement.bytes_by_device(module, maps[name]).get(device, 0) for name, module in parts.items())
 
 
 def test_the_weights_take_what_the_readme_counts_with(parts: dict[str, torch.nn.Module]) -> None:
-    sizes = {name: round(placement._bytes(module) / GIGABYTE, 1) for name, module in parts.items()}
+    sizes = {name: round(placement.bytes_of(module) / GIGABYTE, 1) for name, module in parts.items()}
     assert sizes == {"transformer": 40.9, "text_encoder": 15.5, "vae": 0.3}
 
 
@@ -74,7 +75,7 @@ def test_a_map_that_leaves_a_block_out_fails_with_what_is_missing(parts: dict[st
 
 @pytest.mark.parametrize(("given", "device"), [("cuda", "cuda:0"), ("cuda:3", "cuda:3"), ("cpu", "cpu")])
 def test_the_device_of_all_parts_has_a_number(given: str, device: str) -> None:
-    assert {str(each) for each in vars(placement.Devices.all(torch.device(given))).values()} == {device}
+    assert {str(each) for each in vars(Devices.all(torch.device(given))).values()} == {device}
 
 
 def test_the_one_that_ran_last_is_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from qwen_edit.checkpoint import LoadError
+from qwen_edit.devices import Devices
+from qwen_edit.loading.checkpoint import LoadError
 
 GIGABYTE = 10**9
 ACTIVATION_BYTES = 4 * GIGABYTE  # kept free on every card that a pipeline is spread over
@@ -18,26 +18,6 @@ CPU = torch.device("cpu")
 WHOLE = ("QwenImageTransformerBlock", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "AutoencoderKLQwenImage")
 
 DeviceMap = dict[str, int | str]  # name of a module → number of a GPU, or "cpu"
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where inputs of each part go; its weights may be elsewhere at the moment."""
-
-    transformer: torch.device
-    text_encoder: torch.device
-    vae: torch.device
-
-    @classmethod
-    def of(cls, pipeline: Any) -> Self:
-        """Of a pipeline whose parts lie where they compute."""
-        return cls(pipeline.transformer.device, pipeline.text_encoder.device, pipeline.vae.device)
-
-    @classmethod
-    def all(cls, device: torch.device) -> Self:
-        """A GPU without a number is the first: a thread cannot choose one that has none."""
-        numbered = torch.device("cuda", 0) if device == torch.device("cuda") else device
-        return cls(numbered, numbered, numbered)
 
 
 def check_offload(offload: str, device: torch.device) -> None:
@@ -128,7 +108,7 @@ def plan(parts: Mapping[str, torch.nn.Module], memory: Mapping[int, int]) -> dic
     maps = {}
     for name, module in parts.items():
         maps[name] = _map(module, left)
-        for device, size in _bytes_by_device(module, maps[name]).items():
+        for device, size in bytes_by_device(module, maps[name]).items():
             if isinstance(device, int):
                 left[device] -= size
     return maps
@@ -137,7 +117,7 @@ def plan(parts: Mapping[str, torch.nn.Module], memory: Mapping[int, int]) -> dic
 def _map(module: torch.nn.Module, left: Mapping[int, int]) -> DeviceMap:
     from accelerate import infer_auto_device_map
 
-    size = _bytes(module)
+    size = bytes_of(module)
     roomy = [number for number, room in left.items() if room >= size]
     if roomy:  # whole on the card with most room, where the activations have it too
         return {"": max(roomy, key=lambda number: left[number])}
@@ -152,11 +132,11 @@ def check_fits(
     missing = sum(
         size
         for name, module in parts.items()
-        for device, size in _bytes_by_device(module, maps[name]).items()
+        for device, size in bytes_by_device(module, maps[name]).items()
         if not isinstance(device, int)
     )
     if missing and offload == "none":
-        whole = sum(map(_bytes, parts.values()))
+        whole = sum(map(bytes_of, parts.values()))
         raise LoadError(
             f"DEVICE_MAP=balanced: {missing / GIGABYTE:.1f} GB more GPU memory is needed: the weights take "
             f"{whole / GIGABYTE:.1f} GB, beside activations {len(memory)} GPUs have room for "
@@ -164,17 +144,17 @@ def check_fits(
         )
 
 
-def _bytes(module: torch.nn.Module) -> int:
+def bytes_of(module: torch.nn.Module) -> int:
     tensors = (*module.parameters(), *module.buffers())
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _bytes_by_device(module: torch.nn.Module, devices: DeviceMap) -> dict[int | str, int]:
+def bytes_by_device(module: torch.nn.Module, devices: DeviceMap) -> dict[int | str, int]:
     sizes: dict[int | str, int] = {}
     for name, device in devices.items():
         try:
             part: Any = module.get_submodule(name)
-            size = _bytes(part)
+            size = bytes_of(part)
         except AttributeError:  # a parameter that is mapped by itself
             part = module.get_parameter(name)
             size = part.numel() * part.element_size()

@@ -12,9 +12,9 @@ import pytest
 import torch
 from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image, ImageDraw, ImageFilter
-from qwen_edit import masks
 from qwen_edit.errors import BadRequest
-from qwen_edit.masks import Mask
+from qwen_edit.pictures import masks
+from qwen_edit.pictures.masks import Mask
 
 from benchmarks import stock
 

@@ -1,7 +1,4 @@
-"""What differs between the Qwen-Image-Edit families, and the sizes each works at.
-
-Source of the numbers: diffusers' QwenImageEditPipeline and QwenImageEditPlusPipeline, and the model cards.
-"""
+"""The sizes that a job works at: of its output, and of its references as each part sees them."""
 
 from __future__ import annotations
 
@@ -10,42 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qwen_edit.errors import BadRequest
-
-MEGAPIXEL = 1024 * 1024  # the area, in pixels, at which every family encodes its references
-Size = tuple[int, int]  # width, height in pixels
-
-
-@dataclass(frozen=True)
-class Family:
-    pipeline: str  # diffusers class, as model_index.json names it
-    module: str  # that defines it, and its calculate_dimensions
-    max_references: int
-    num_inference_steps: int
-    condition_area: int  # pixels of a reference as the text encoder sees it
-    sizes_output_by: int  # index of the reference whose shape the output takes
-
-
-FAMILIES = {
-    family.pipeline: family
-    for family in (
-        Family(
-            pipeline="QwenImageEditPipeline",
-            module="diffusers.pipelines.qwenimage.pipeline_qwenimage_edit",
-            max_references=1,
-            num_inference_steps=50,
-            condition_area=MEGAPIXEL,
-            sizes_output_by=0,
-        ),
-        Family(
-            pipeline="QwenImageEditPlusPipeline",
-            module="diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus",
-            max_references=16,
-            num_inference_steps=40,
-            condition_area=384 * 384,
-            sizes_output_by=-1,
-        ),
-    )
-}
+from qwen_edit.families.family import Family, Size
 
 
 @dataclass(frozen=True)

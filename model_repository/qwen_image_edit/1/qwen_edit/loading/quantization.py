@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qwen_edit.checkpoint import LoadError
+from qwen_edit.loading.checkpoint import LoadError
 
 # The layers that make a modulation out of the timestep: a third of the transformer's weights, none of its time, and
 # what an error in them is multiplied with is everything.
@@ -49,7 +49,7 @@ def quantize(pipeline: Any, target: Target, kind: str, device: torch.device) -> 
         return 0
     check(target, kind, device)
     module = target.part(pipeline)
-    layers = {name for name, layer in module.named_modules() if _is_quantised(name, layer, target, kind)}
+    layers = {name for name, layer in module.named_modules() if is_quantised(name, layer, target, kind)}
     try:
         _METHODS[kind](module, layers, device)
     except ImportError as error:
@@ -57,7 +57,7 @@ def quantize(pipeline: Any, target: Target, kind: str, device: torch.device) -> 
     return len(layers)
 
 
-def _is_quantised(name: str, layer: torch.nn.Module, target: Target, kind: str) -> bool:
+def is_quantised(name: str, layer: torch.nn.Module, target: Target, kind: str) -> bool:
     """The matrices of a LoRA that was not fused stay as they are: they are small."""
     if not isinstance(layer, torch.nn.Linear) or not name.startswith(target.blocks) or "lora_" in name:
         return False

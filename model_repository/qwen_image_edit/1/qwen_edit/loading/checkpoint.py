@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen_edit.families import FAMILIES, Family
+from qwen_edit.families.family import Family
+from qwen_edit.families.known import FAMILIES
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

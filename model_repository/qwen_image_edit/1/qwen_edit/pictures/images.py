@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from qwen_edit.bombs import CountedReads, TooLaborious, check_segments, check_work
 from qwen_edit.errors import BadRequest
+from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_segments, check_work
 from qwen_edit.request import MAX_ASPECT
 
 # Formats whose decoders are worth exposing to strangers.

@@ -15,12 +15,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from engines import difference, edit, engine_on
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from qwen_edit import attention, loading, quantization
-from qwen_edit.checkpoint import LoadError, find
-from qwen_edit.loading import Loaded, load
-from qwen_edit.presets import LIGHTNING_SCHEDULER
+from qwen_edit.forward.sigmas import SigmaSchedule
+from qwen_edit.loading import attention, quantization
+from qwen_edit.loading.checkpoint import LoadError, find
+from qwen_edit.loading.load import Loaded, check, load
+from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
 from qwen_edit.settings import Adapter, Settings, SettingsError
-from qwen_edit.sigmas import SigmaSchedule
 from safetensors.torch import save_file
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_each_part_is_quantized_alone(folder: Path, target: str) -> None:
 
 
 def test_fp8_leaves_out_modulations_and_odd_shapes() -> None:
-    wanted = quantization._is_quantised
+    wanted = quantization.is_quantised
     big, odd = torch.nn.Linear(64, 32), torch.nn.Linear(64, 24)
     target = quantization.TRANSFORMER
     assert wanted("transformer_blocks.0.attn.to_q", big, target, "fp8")
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_here_is_refused_in_one_line(folder: Path, environ: 
 )
 def test_options_that_exclude_each_other_are_refused_on_a_gpu_too(environ: dict[str, str], line: str) -> None:
     with pytest.raises(LoadError, match=line):
-        loading._check(Settings.from_environment(environ), torch.device("cuda", 0))
+        check(Settings.from_environment(environ), torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from qwen_edit.families import Size
+from qwen_edit.families.family import Size
 
 
 class Decoder:

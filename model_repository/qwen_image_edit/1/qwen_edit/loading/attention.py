@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 
-from qwen_edit.checkpoint import LoadError
+from qwen_edit.loading.checkpoint import LoadError
 
 ON_THE_CPU = ("native", "native_flash", "native_math")
 UNDERSCORED = ("native_cudnn", "native_flash", "native_efficient", "native_math", "flash_3", "flash_3_hub")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwen_edit.checkpoint import LoadError
+from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.settings import Adapter
 
 

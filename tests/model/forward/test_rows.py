@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from engines import difference, edit, engine_on, load_pipeline
-from qwen_edit.denoise import TextBatches, grouped
+from qwen_edit.forward.denoise import TextBatches, grouped
 
 
 @pytest.mark.parametrize(

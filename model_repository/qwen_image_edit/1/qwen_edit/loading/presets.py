@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_edit.checkpoint import LoadError
+from qwen_edit.loading.checkpoint import LoadError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from qwen_edit.families import Geometry
-from qwen_edit.sigmas import Sigmas
+from qwen_edit.families.sizes import Geometry
+from qwen_edit.forward.sigmas import Sigmas
 
 PaddedTexts = tuple[torch.Tensor, torch.Tensor | None]  # (rows, longest, dim), and the mask where one is needed
 

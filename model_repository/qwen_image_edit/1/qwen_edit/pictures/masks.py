@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 
-from qwen_edit import images
 from qwen_edit.errors import BadRequest
-from qwen_edit.families import Size
+from qwen_edit.families.family import Size
+from qwen_edit.pictures import images
 
 ASPECT_TOLERANCE = 0.01  # of the mask against the first reference
 OUTPUT_ASPECT_TOLERANCE = 0.02  # of the output size asked for against the mask

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from qwen_edit import images
-from qwen_edit.cache import TensorCache
+from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.devices import Devices
 from qwen_edit.errors import BadRequest
-from qwen_edit.families import Geometry, Size
-from qwen_edit.placement import Devices
+from qwen_edit.families.family import Size
+from qwen_edit.families.sizes import Geometry
+from qwen_edit.pictures import images
 
 # Rotary positions that the transformer has a table for: the text's, after the picture's half extent.
 MAX_POSITIONS = 4096
