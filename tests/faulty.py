@@ -15,7 +15,7 @@ _broken = []
 
 def load(*arguments):
     loaded = _load(*arguments)
-    loaded.pipeline.transformer.register_forward_pre_hook(_fail_once_broken)
+    loaded.pipeline.parts.transformer.register_forward_pre_hook(_fail_once_broken)
     return loaded
 
 

@@ -14,6 +14,7 @@ from qwen_edit.forward import rotary
 from qwen_edit.loading import compiling
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import load
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.settings import Settings
 from torch._dynamo.utils import counters
 
@@ -24,12 +25,12 @@ def compiled(sensitive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(compiling, "BACKEND", "eager")
     # pytest listens to every logger, and this one writes down each step of a trace then.
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     counters.clear()
     folder = sensitive("plus-2511")
     settings = Settings.from_environment({"QWEN_MODEL_DIR": str(folder), "REFERENCE_AREA": "4096", "COMPILE": "true"})
     yield load(find(str(folder)), settings, torch.device("cpu"))
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def test_odd_sizes_compile_nothing_and_change_nothing(
@@ -43,7 +44,7 @@ def test_odd_sizes_compile_nothing_and_change_nothing(
     assert warmed_up == len(compiling.VARIANTS)
     with engine_on(load_pipeline(sensitive("plus-2511"))) as engine:
         plain = [engine.latents(request) for request in requests]
-    with engine_on(compiled.pipeline, devices=compiled.devices) as engine:
+    with engine_on(compiled.pipeline.parts) as engine:
         for request, reference in zip(requests, plain, strict=True):
             assert difference(engine.latents(request), reference) <= 1e-4
     assert counters["stats"]["unique_graphs"] == warmed_up
@@ -65,9 +66,9 @@ def test_what_the_compiler_says_is_one_line_with_the_setting(
 def test_the_log_tells_how_far_the_warm_up_is(
     sensitive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiling, "_forward", lambda *_: None)
+    monkeypatch.setattr(compiling, "forward", lambda *_: None)
     with caplog.at_level(logging.INFO, "image_edit_server"):
-        compiling.warm_up(None, None, torch.device("cpu"), masks=False)  # type: ignore[arg-type]
+        compiling.warm_up(Pipeline(load_pipeline(sensitive("plus-2511"))), 4096, masks=False)
     assert caplog.messages[0] == "Compiling 1 of 2: one row..."
     assert caplog.messages[2] == "Compiling 2 of 2: several rows..."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from engines import difference, edit, engine_on
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from qwen_edit.forward.sigmas import SigmaSchedule
-from qwen_edit.loading import attention, quantization
+from qwen_edit.forward.sigmas import NoiseLevels
+from qwen_edit.loading import attention, compiling, quantization
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import Loaded, check, load
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
@@ -24,6 +25,7 @@ from qwen_edit.settings import Adapter, Settings, SettingsError
 from safetensors.torch import save_file
 
 CPU = torch.device("cpu")
+ONE_ROW, _, TEXTS_OF_DIFFERENT_LENGTH = compiling.VARIANTS
 EXACT = 1e-4  # of the latents' standard deviation, largest difference
 
 
@@ -40,7 +42,7 @@ def loaded(folder: Path, **environ: str) -> Loaded:
 def latents(model: Loaded, cat: bytes, **changes: Any) -> np.ndarray:
     """Final latents of a guided edit whose two prompts differ in length."""
     with engine_on(
-        model.pipeline, devices=model.devices, unpadded_row_tokens=4096 if model.takes_masks else 0
+        model.pipeline.parts, devices=model.pipeline.devices, unpadded_row_tokens=4096 if model.takes_masks else 0
     ) as engine:
         values = {"true_cfg_scale": 4.0, "negative_prompt": "a blurry picture", "num_inference_steps": 3}
         return engine.latents(edit(cat, **(values | changes)))
@@ -64,17 +66,29 @@ def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("float16", 0.1)])
 def test_a_dtype_is_the_pipelines(folder: Path, cat: bytes, reference: np.ndarray, dtype: str, bound: float) -> None:
     model = loaded(folder, TORCH_DTYPE=dtype)
-    assert model.pipeline.transformer.dtype == model.pipeline.vae.dtype == getattr(torch, dtype)
+    assert model.pipeline.parts.transformer.dtype == model.pipeline.parts.vae.dtype == getattr(torch, dtype)
     assert 0 < relative_error(latents(model, cat), reference) <= bound
 
 
-@pytest.mark.parametrize("backend", ["native_math", "native_flash"])
-def test_an_attention_backend_computes_the_same(folder: Path, cat: bytes, reference: np.ndarray, backend: str) -> None:
+def operators(model: Loaded) -> set[str]:
+    """The names of torch's operators in a forward of the transformer."""
+    with torch.profiler.profile() as profiled:
+        compiling.forward(model.pipeline, 4096, ONE_ROW)
+    return {event.key for event in profiled.key_averages()}
+
+
+@pytest.mark.parametrize(
+    ("backend", "kernel"), [("native_math", "attention_math"), ("native_flash", "flash_attention_for_cpu")]
+)
+def test_an_attention_backend_computes_the_same(
+    folder: Path, cat: bytes, reference: np.ndarray, backend: str, kernel: str
+) -> None:
     model = loaded(folder, ATTENTION_BACKEND=backend)
     assert model.takes_masks == (backend not in attention.WITHOUT_MASK)
     assert difference(latents(model, cat), reference) <= EXACT
-    processor = model.pipeline.transformer.transformer_blocks[0].attn.processor
-    assert processor._attention_backend.value.strip("_") == backend
+    assert f"aten::_scaled_dot_product_{kernel}" in operators(model)
+    with nullcontext() if model.takes_masks else pytest.raises(ValueError, match="attn_mask"):
+        compiling.forward(model.pipeline, 4096, TEXTS_OF_DIFFERENT_LENGTH)
     assert difference(latents(loaded(folder), cat), reference) == 0, "another model in the process keeps its own"
 
 
@@ -84,7 +98,7 @@ def test_int8_weights_are_close_and_small(
     with caplog.at_level(logging.INFO, "image_edit_server"):
         model = loaded(folder, QUANTIZATION="int8", TEXT_ENCODER_QUANTIZATION="int8")
     assert caplog.messages[1:3] == ["QUANTIZATION=int8: 28 layers", "TEXT_ENCODER_QUANTIZATION=int8: 14 layers"]
-    assert type(model.pipeline.transformer.transformer_blocks[0].attn.to_q.weight).__name__ == "Int8Tensor"
+    assert type(model.pipeline.parts.transformer.transformer_blocks[0].attn.to_q.weight).__name__ == "Int8Tensor"
     assert 0 < relative_error(latents(model, cat), reference) <= 0.05
 
 
@@ -92,8 +106,8 @@ def test_int8_weights_are_close_and_small(
 def test_each_part_is_quantized_alone(folder: Path, target: str) -> None:
     model = loaded(folder, **{target: "int8"})
     kinds = [
-        type(model.pipeline.transformer.transformer_blocks[0].attn.to_q.weight).__name__,
-        type(model.pipeline.text_encoder.model.language_model.layers[0].mlp.up_proj.weight).__name__,
+        type(model.pipeline.parts.transformer.transformer_blocks[0].attn.to_q.weight).__name__,
+        type(model.pipeline.parts.text_encoder.model.language_model.layers[0].mlp.up_proj.weight).__name__,
     ]
     assert kinds == (["Int8Tensor", "Parameter"] if target == "QUANTIZATION" else ["Parameter", "Int8Tensor"])
 
@@ -180,7 +194,7 @@ def test_adapters_are_paths_with_weights() -> None:
 @pytest.fixture(scope="module")
 def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small LoRA of the attention's queries and of a feed-forward layer, as peft writes it."""
-    transformer = loaded(folder).pipeline.transformer
+    transformer = loaded(folder).pipeline.parts.transformer
     transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "net.2"], init_lora_weights=False))
     state = get_peft_model_state_dict(transformer, adapter_name="default")
     generator = torch.Generator().manual_seed(0)
@@ -228,7 +242,7 @@ def test_a_lightning_preset_has_the_authors_noise_levels_steps_and_guidance(fold
     assert (model.defaults.num_inference_steps, model.defaults.true_cfg_scale) == (steps, 1.0)
     theirs = FlowMatchEulerDiscreteScheduler.from_config(LIGHTNING_SCHEDULER)
     theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=math.log(3))
-    levels = SigmaSchedule(model.pipeline.scheduler).sigmas(steps, output_tokens=4096).levels
+    levels = NoiseLevels(model.pipeline.scheduler).sigmas(steps, output_tokens=4096).levels
     assert torch.equal(levels, theirs.sigmas)
     # shift 3 without a terminal level: 3 s / (1 + 2 s)
     spaced = torch.linspace(1.0, 1 / steps, steps)
@@ -240,13 +254,13 @@ def test_explicit_settings_win_over_a_preset(folder: Path) -> None:
         folder, PRESET="lightning-8", DEFAULT_STEPS="6", DEFAULT_TRUE_CFG_SCALE="2", SCHEDULER_CONFIG='{"shift": 2.0}'
     )
     assert (model.defaults.num_inference_steps, model.defaults.true_cfg_scale) == (6, 2.0)
-    assert model.pipeline.scheduler.config.shift == 2.0
-    assert model.pipeline.scheduler.config.base_shift == math.log(3)
+    assert model.pipeline.parts.scheduler.config.shift == 2.0
+    assert model.pipeline.parts.scheduler.config.base_shift == math.log(3)
 
 
 def test_a_scheduler_configuration_changes_the_noise_levels(folder: Path) -> None:
     def levels(**environ: str) -> torch.Tensor:
-        return SigmaSchedule(loaded(folder, **environ).pipeline.scheduler).sigmas(4, 4096).levels
+        return NoiseLevels(loaded(folder, **environ).pipeline.scheduler).sigmas(4, 4096).levels
 
     assert not torch.equal(levels(SCHEDULER_CONFIG='{"max_shift": 1.15}'), levels())
     assert torch.equal(levels(SCHEDULER_CONFIG="{}"), levels())
@@ -256,7 +270,7 @@ def test_tiled_decoding_is_close(folder: Path, cat: bytes) -> None:
     pictures = []
     for tiling in ("false", "true"):
         model = loaded(folder, VAE_TILING=tiling)
-        with engine_on(model.pipeline, devices=model.devices) as engine:
+        with engine_on(model.pipeline.parts) as engine:
             pictures.append(engine.submit(edit(cat, size=(384, 64), num_inference_steps=2)).wait().image)
     whole, tiled = (np.asarray(picture, np.float64) for picture in pictures)
     assert not np.array_equal(whole, tiled)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from engines import difference, edit, engine_on, load_pipeline
-from qwen_edit.devices import Devices
 from qwen_edit.loading import placement
 from qwen_edit.loading.checkpoint import LoadError
+from qwen_edit.pipeline import Devices
 
 from standalone.checkpoint import build_pipeline
 

@@ -10,5 +10,6 @@ EDIT = Family(
     max_references=1,
     num_inference_steps=50,
     condition_area=MEGAPIXEL,
+    names_pictures=False,
     sizes_output_by=0,
 )

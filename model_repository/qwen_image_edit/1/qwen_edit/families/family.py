@@ -18,4 +18,5 @@ class Family:
     max_references: int
     num_inference_steps: int
     condition_area: int  # pixels of a reference as the text encoder sees it
+    names_pictures: bool  # in front of the prompt; else the template has its one picture
     sizes_output_by: int  # index of the reference whose shape the output takes

@@ -10,5 +10,6 @@ PLUS = Family(
     max_references=16,
     num_inference_steps=40,
     condition_area=384 * 384,
+    names_pictures=True,
     sizes_output_by=-1,
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.sigmas import Sigmas
+from qwen_edit.pipeline import Pipeline
 
 PaddedTexts = tuple[torch.Tensor, torch.Tensor | None]  # (rows, longest, dim), and the mask where one is needed
 
@@ -60,10 +60,9 @@ class Denoiser:
     padding needs a mask, and a mask costs such rows more, in slower attention, than a forward of their own.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device, unpadded_row_tokens: int) -> None:
-        self.device = device
-        self._transformer = pipeline.transformer
-        self._cell = pipeline.vae_scale_factor * 2
+    def __init__(self, pipeline: Pipeline, unpadded_row_tokens: int) -> None:
+        self.device = pipeline.devices.transformer
+        self._pipeline = pipeline
         self._unpadded_row_tokens = unpadded_row_tokens
         self._texts = TextBatches()
 
@@ -75,8 +74,8 @@ class Denoiser:
 
     def _velocities(self, jobs: Sequence[Denoising], rows_per_forward: int | None) -> list[torch.Tensor]:
         """Guided velocity of each job, (tokens, channels) float32."""
-        rows = [_row(job, job.text) for job in jobs]
-        rows += [_row(job, job.negative_text) for job in jobs if job.negative_text is not None]
+        rows = [row_of(job, job.text) for job in jobs]
+        rows += [row_of(job, job.negative_text) for job in jobs if job.negative_text is not None]
         predictions: dict[int, torch.Tensor] = {}
         for group in grouped([len(row.text) for row in rows], rows_per_forward, together=self._may_pad(rows[0])):
             predicted = self._forward([rows[index] for index in group], jobs[0].geometry)
@@ -91,19 +90,12 @@ class Denoiser:
 
     def _forward(self, rows: Sequence[Row], geometry: Geometry) -> torch.Tensor:
         """The transformer's velocities (rows, output tokens, channels), float32."""
-        dtype = self._transformer.dtype
+        dtype = self._pipeline.dtype
         hidden = torch.stack([torch.cat([part.to(dtype) for part in (row.latents, *row.references)]) for row in rows])
         text, mask = self._texts.padded([row.text for row in rows], dtype)
-        shapes = [(1, height // self._cell, width // self._cell) for width, height in _sizes(geometry)]
-        predicted = self._transformer(
-            hidden_states=hidden,
-            timestep=torch.stack([row.timestep for row in rows]),
-            encoder_hidden_states=text,
-            encoder_hidden_states_mask=mask,
-            img_shapes=[shapes] * len(rows),
-            return_dict=False,
-        )[0]
-        return predicted[:, : rows[0].latents.shape[0]].float()  # type: ignore[no-any-return]
+        timesteps = torch.stack([row.timestep for row in rows])
+        predicted = self._pipeline.velocities(hidden, timesteps, text, mask, geometry.shapes)
+        return predicted[:, : rows[0].latents.shape[0]].float()
 
     def _may_pad(self, row: Row) -> bool:
         tokens = len(row.latents) + sum(map(len, row.references))
@@ -177,9 +169,5 @@ def grouped(text_tokens: Sequence[int], limit: int | None, *, together: bool) ->
     ]
 
 
-def _row(job: Denoising, text: torch.Tensor) -> Row:
+def row_of(job: Denoising, text: torch.Tensor) -> Row:
     return Row(job.latents, job.references, text, job.timesteps[job.step])
-
-
-def _sizes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
-    return (geometry.output, *geometry.references)

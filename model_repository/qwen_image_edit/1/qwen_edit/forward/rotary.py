@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
+
+from qwen_edit.pipeline import AttentionProcessor
 
 
 def use_real_numbers(transformer: Any) -> None:
@@ -25,7 +25,7 @@ def _in_real_numbers(_module: Any, _inputs: Any, angles: tuple[torch.Tensor, ...
     return tuple(torch.view_as_real(each).clone() for each in angles)
 
 
-class RealRotaryProcessor(QwenDoubleStreamAttnProcessor2_0):  # type: ignore[misc]
+class RealRotaryProcessor(AttentionProcessor):
     """As the processor of diffusers, but takes its rotary embeddings as (tokens, pairs, 2)."""
 
     def __call__(
@@ -49,13 +49,11 @@ class RealRotaryProcessor(QwenDoubleStreamAttnProcessor2_0):  # type: ignore[mis
         ]
         queries = rotated(attn.norm_added_q(text[0]), text_angles), rotated(attn.norm_q(image[0]), image_angles)
         keys = rotated(attn.norm_added_k(text[1]), text_angles), rotated(attn.norm_k(image[1]), image_angles)
-        joint = dispatch_attention_fn(
+        joint = self.attend(
             torch.cat(queries, dim=1),
             torch.cat(keys, dim=1),
             torch.cat([text[2], image[2]], dim=1),
-            attn_mask=_joint_mask(encoder_hidden_states_mask, hidden_states),
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            _joint_mask(encoder_hidden_states_mask, hidden_states),
         )
         joint = joint.flatten(2, 3).to(image[0].dtype)
         tokens = encoder_hidden_states.shape[1]

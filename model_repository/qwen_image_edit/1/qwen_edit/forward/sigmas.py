@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+
+from qwen_edit.pipeline import Scheduler
 
 
 @dataclass(frozen=True)
@@ -18,19 +21,15 @@ class Sigmas:
     levels: torch.Tensor  # (steps + 1,), the last one 0
     timesteps: torch.Tensor  # (steps,) as the transformer takes them, in 0..1
 
-    @property
-    def steps(self) -> int:
-        return len(self.timesteps)
-
     def delta(self, step: int) -> float:
         """What an Euler step multiplies the velocity with; negative."""
         return float(self.levels[step + 1] - self.levels[step])
 
 
-class SigmaSchedule:
-    """Makes Sigmas from the checkpoint's FlowMatchEulerDiscreteScheduler."""
+class NoiseLevels:
+    """Makes Sigmas with the checkpoint's scheduler."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.sigmas = lru_cache(maxsize=256)(self._sigmas)
 
@@ -42,7 +41,7 @@ class SigmaSchedule:
         return Sigmas(levels=scheduler.sigmas.float(), timesteps=scheduler.timesteps.float() / 1000)
 
 
-def shift(config: Any, output_tokens: int) -> float:
+def shift(config: Mapping[str, Any], output_tokens: int) -> float:
     """The dynamic shift `mu`: linear in the number of output tokens. Source: diffusers' calculate_shift."""
     base_tokens = config.get("base_image_seq_len", 256)
     max_tokens = config.get("max_image_seq_len", 4096)

@@ -15,6 +15,7 @@ import torch
 
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import rotary
+from qwen_edit.pipeline import Pipeline
 
 log = logging.getLogger("image_edit_server")
 
@@ -46,31 +47,29 @@ def prepare(transformer: Any) -> None:
     rotary.use_real_numbers(transformer)
 
 
-def warm_up(transformer: Any, sizes: Sizes, device: torch.device, *, masks: bool) -> None:
+def warm_up(pipeline: Pipeline, reference_area: int, *, masks: bool) -> None:
     """Compiles every variant at the size of the references, with a line in the log for each."""
     variants = [variant for variant in VARIANTS if masks or not variant.masked]
     for number, variant in enumerate(variants, 1):
         started = time.monotonic()
         log.info("Compiling %d of %d: %s...", number, len(variants), variant)
-        _forward(transformer, sizes, device, variant)
+        forward(pipeline, reference_area, variant)
         log.info("Compiled %d of %d in %.1f s", number, len(variants), time.monotonic() - started)
 
 
 @torch.inference_mode()
-def _forward(transformer: Any, sizes: Sizes, device: torch.device, variant: Variant) -> None:
+def forward(pipeline: Pipeline, reference_area: int, variant: Variant) -> None:
     # Sides that differ, so that the compiler does not take one length for the other.
-    output, reference = (sizes.area_of(shape, sizes.reference_area) for shape in ((4, 3), (1, 1)))
-    shapes = [(1, height // sizes.multiple, width // sizes.multiple) for width, height in (output, reference)]
-    tokens = sum(height * width for _, height, width in shapes)
-    place: dict[str, Any] = {"device": device, "dtype": transformer.dtype}
-    mask = torch.ones(variant.rows, TEXT_TOKENS, dtype=torch.bool, device=device) if variant.masked else None
-    transformer(
-        hidden_states=torch.zeros(variant.rows, tokens, transformer.config.in_channels, **place),
-        encoder_hidden_states=torch.zeros(variant.rows, TEXT_TOKENS, transformer.config.joint_attention_dim, **place),
-        encoder_hidden_states_mask=mask,
-        timestep=torch.full((variant.rows,), 0.5, device=device),
-        img_shapes=[shapes] * variant.rows,
-        return_dict=False,
+    sizes = Sizes(pipeline.family, reference_area, pipeline.token_pixels)
+    geometry = sizes.geometry([(1, 1)], sizes.area_of((4, 3), reference_area), masked=False)
+    device, config = pipeline.devices.transformer, pipeline.parts.transformer.config
+    rows, tokens = variant.rows, sum(geometry.tokens)
+    pipeline.velocities(
+        torch.zeros(rows, tokens, pipeline.token_channels, device=device, dtype=pipeline.dtype),
+        torch.full((rows,), 0.5, device=device),
+        torch.zeros(rows, TEXT_TOKENS, config.joint_attention_dim, device=device, dtype=pipeline.dtype),
+        torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device=device) if variant.masked else None,
+        geometry.shapes,
     )
     if device.type == "cuda":
         torch.cuda.synchronize(device)

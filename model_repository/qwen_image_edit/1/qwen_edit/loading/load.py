@@ -12,12 +12,12 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from qwen_edit.devices import Devices
 from qwen_edit.families.family import MEGAPIXEL, Family
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.loading import adapters, attention, compiling, placement, quantization
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.presets import PRESETS, reconfigured
+from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
 
@@ -30,12 +30,9 @@ TRUE_CFG_SCALE = 4.0
 
 @dataclass(frozen=True)
 class Loaded:
-    pipeline: Any
-    family: Family
+    pipeline: Pipeline
     sizes: Sizes
     defaults: Defaults
-    device: torch.device
-    devices: Devices
     takes_masks: bool  # whether rows with texts of different length can share a forward
 
 
@@ -44,11 +41,10 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     log.info("Loading model from %s...", settings.model_dir)
     family, serving, loading = checkpoint.family, checkpoint.serving, settings.loading
     check(settings, device)
-    pipeline = _pipeline(checkpoint.folder, loading, device)
+    parts = _parts(checkpoint.folder, loading, device)
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
-    sizes = Sizes(family, area, multiple=pipeline.vae_scale_factor * 2)
     try:
-        devices = accelerate(pipeline, loading, sizes, device, balanced=settings.device_map == "balanced")
+        pipeline = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
     except torch.OutOfMemoryError:
         raise _does_not_fit(checkpoint.folder, device) from None
     except LoadError:
@@ -57,20 +53,20 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
         log.exception("the loading options could not be applied")
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
     log.info("Model loaded successfully")
-    defaults = _defaults(settings, serving, family)
-    return Loaded(pipeline, family, sizes, defaults, device, devices, takes_masks(loading))
+    sizes = Sizes(family, area, pipeline.token_pixels)
+    return Loaded(pipeline, sizes, _defaults(settings, serving, family), takes_masks(loading))
 
 
 def accelerate(
-    pipeline: Any, loading: Loading, sizes: Sizes, device: torch.device, *, balanced: bool = False
-) -> Devices:
+    parts: Any, loading: Loading, reference_area: int, device: torch.device, *, balanced: bool = False
+) -> Pipeline:
     """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
-    _apply(pipeline, loading, device)
-    devices = _place(pipeline, loading, device, balanced=balanced and device.type == "cuda")
+    _apply(parts, loading, device)
+    pipeline = Pipeline(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
     if loading.compile:
-        compiling.compile_blocks(pipeline.transformer)
-        compiling.warm_up(pipeline.transformer, sizes, devices.transformer, masks=takes_masks(loading))
-    return devices
+        compiling.compile_blocks(parts.transformer)
+        compiling.warm_up(pipeline, reference_area, masks=takes_masks(loading))
+    return pipeline
 
 
 def takes_masks(loading: Loading) -> bool:
@@ -95,29 +91,29 @@ def check(settings: Settings, device: torch.device) -> None:
         raise LoadError("OFFLOAD=model: not together with DEVICE_MAP=balanced; none or group is allowed there")
 
 
-def _apply(pipeline: Any, loading: Loading, device: torch.device) -> None:
+def _apply(parts: Any, loading: Loading, device: torch.device) -> None:
     """What changes the parts of the pipeline, in the order that each needs; still in main memory."""
     preset = PRESETS[loading.preset].scheduler if loading.preset else {}
-    pipeline.scheduler = reconfigured(pipeline.scheduler, {**preset, **dict(loading.scheduler_config)})
-    adapters.add(pipeline, loading.adapters, fuse=loading.fuse_adapters)
+    parts.scheduler = reconfigured(parts.scheduler, {**preset, **dict(loading.scheduler_config)})
+    adapters.add(parts, loading.adapters, fuse=loading.fuse_adapters)
     if loading.compile:
-        compiling.prepare(pipeline.transformer)
-    attention.set_backend(pipeline.transformer, loading.attention_backend, device)
+        compiling.prepare(parts.transformer)
+    attention.set_backend(parts.transformer, loading.attention_backend, device)
     if loading.vae_tiling:
-        pipeline.vae.enable_tiling()
+        parts.vae.enable_tiling()
 
 
-def _place(pipeline: Any, loading: Loading, device: torch.device, *, balanced: bool) -> Devices:
+def _place(parts: Any, loading: Loading, device: torch.device, *, balanced: bool) -> Devices:
     for target, kind in ((quantization.TRANSFORMER, loading.quantization),
                          (quantization.TEXT_ENCODER, loading.text_encoder_quantization)):  # fmt: skip
-        layers = quantization.quantize(pipeline, target, kind, placement.CPU if balanced else device)
+        layers = quantization.quantize(parts, target, kind, placement.CPU if balanced else device)
         if layers:
             log.info("%s=%s: %d layers", target.setting, kind, layers)
             if loading.offload != "none":
-                target.part(pipeline).to(placement.CPU)
+                target.part(parts).to(placement.CPU)
     if balanced:
-        return placement.spread(pipeline, loading.offload)
-    return placement.place(pipeline, device, loading.offload)
+        return placement.spread(parts, loading.offload)
+    return placement.place(parts, device, loading.offload)
 
 
 def _defaults(settings: Settings, serving: dict[str, Any], family: Family) -> Defaults:
@@ -142,9 +138,9 @@ def _defaults(settings: Settings, serving: dict[str, Any], family: Family) -> De
     )
 
 
-def _pipeline(folder: Path, loading: Loading, device: torch.device) -> Any:
+def _parts(folder: Path, loading: Loading, device: torch.device) -> Any:
     for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()  # type: ignore[no-untyped-call]
+        library.disable_progress_bar()
     try:
         return DiffusionPipeline.from_pretrained(
             str(folder), dtype=_dtype(loading.dtype, device), local_files_only=True
@@ -176,7 +172,8 @@ def _chosen(loading: Loading) -> str:
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, name)  # type: ignore[no-any-return]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _does_not_fit(folder: Path, device: torch.device) -> LoadError:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from qwen_edit.devices import Devices
 from qwen_edit.loading.checkpoint import LoadError
+from qwen_edit.pipeline import Devices
 
 GIGABYTE = 10**9
 ACTIVATION_BYTES = 4 * GIGABYTE  # kept free on every card that a pipeline is spread over

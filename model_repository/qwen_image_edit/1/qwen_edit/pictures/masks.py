@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,21 +25,19 @@ class Mask:
     region: Image.Image  # "L", 255 where the edit may change pixels
     source: Image.Image  # "RGB", the first reference at the output's size
 
-    def latent_region(self, scale_factor: int, channels: int, pack: Any) -> torch.Tensor:
-        """Packed (tokens, 4 × channels) float32, 1 where latents are edited; a token can be partly so."""
+    def latent_region(self, latent_pixels: int) -> torch.Tensor:
+        """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so."""
         width, height = self.region.size
         values = torch.from_numpy(np.asarray(self.region, dtype=np.float32) / 255.0)[None, None]
-        rows, columns = height // scale_factor, width // scale_factor
-        small = torch.nn.functional.interpolate(values, size=(rows, columns))  # nearest, as diffusers does
-        packed: torch.Tensor = pack(small.repeat(1, channels, 1, 1), 1, channels, rows, columns)
-        return packed[0]
+        rows, columns = height // latent_pixels, width // latent_pixels
+        return torch.nn.functional.interpolate(values, size=(rows, columns))  # nearest, as diffusers does
 
-    def composite(self, edited: npt.NDArray[np.uint8], cell: int) -> npt.NDArray[np.uint8]:
+    def composite(self, edited: npt.NDArray[np.uint8], latent_pixels: int) -> npt.NDArray[np.uint8]:
         """The source's own pixels outside the region: the VAE's reconstruction is not the original.
 
-        `cell`: pixels a side of a latent cell; the seam is blended over one cell, half of it on either side.
+        The seam is blended over the `latent_pixels` of one latent, half of them on either side.
         """
-        soft = self.region.filter(ImageFilter.BoxBlur(cell / 2))
+        soft = self.region.filter(ImageFilter.BoxBlur(latent_pixels / 2))
         return np.asarray(Image.composite(Image.fromarray(edited), self.source, soft))
 
 

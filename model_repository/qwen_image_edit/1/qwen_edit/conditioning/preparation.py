@@ -1,77 +1,72 @@
-"""Decodes and checks new jobs on a thread of its own, so that no denoising step waits for it."""
+"""Request → what is known of an edit before anything is encoded: pictures decoded, sizes chosen, texts checked."""
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
-from qwen_edit.conditioning.conditioner import Conditioner, Reference
-from qwen_edit.errors import BadRequest, EditError, Failed
+from qwen_edit.conditioning.conditioner import Conditioner
+from qwen_edit.conditioning.references import Reference
+from qwen_edit.conditioning.texts import Prompt, Prompts
+from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry, Sizes
-from qwen_edit.job import Job, Prepared
 from qwen_edit.pictures import masks
+from qwen_edit.pictures.masks import Mask
 from qwen_edit.request import EditRequest
-
-log = logging.getLogger("image_edit_server")
 
 REMEMBERED_SIZES = 4096  # pictures whose size is known without decoding them again
 
 
-class Preparer:
-    """`done(job, None)` or `done(job, error)` is called from its thread for every job it was given."""
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose pictures are decoded and whose sizes and texts are checked."""
+
+    references: tuple[Reference, ...]
+    geometry: Geometry
+    prompt: Prompt
+    negative_prompt: Prompt | None  # None: no guidance
+    mask: Mask | None
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return (self.prompt,) if self.negative_prompt is None else (self.prompt, self.negative_prompt)
+
+    @property
+    def latents(self) -> tuple[tuple[Reference, Size], ...]:
+        """What the VAE encodes, and at which size; a masked job needs its source at the output's size too."""
+        references = tuple(zip(self.references, self.geometry.references, strict=True))
+        return references if self.mask is None else (*references, (self.references[0], self.geometry.output))
+
+    def without_pictures(self) -> Self:
+        return replace(self, references=())
+
+
+class Preparation:
+    """Not for several threads."""
 
     def __init__(
-        self,
-        sizes: Sizes,
-        conditioner: Conditioner,
-        *,
-        channels: int,
-        max_input_pixels: int,
-        done: Callable[[Job, EditError | None], None],
+        self, sizes: Sizes, prompts: Prompts, conditioner: Conditioner, *, channels: int, max_input_pixels: int
     ) -> None:
         self._sizes = sizes
+        self._prompts = prompts
         self._conditioner = conditioner
-        self._channels = channels
+        self._channels = channels  # of a packed token
         self._max_input_pixels = max_input_pixels
-        self._done = done
         self._known_sizes: OrderedDict[bytes, Size] = OrderedDict()
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
-        self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        self._queue.put(job)
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            try:
-                job.prepared = self._prepare(job.request)
-            except EditError as error:
-                self._done(job, error)
-            except Exception:
-                log.exception("edit %s could not be prepared", job.request.id)
-                self._done(job, Failed("the request could not be prepared"))
-            else:
-                self._done(job, None)
-
-    def _prepare(self, request: EditRequest) -> Prepared:
+    def prepare(self, request: EditRequest) -> Prepared:
+        """Raises BadRequest."""
         references = tuple(Reference(data, self._max_input_pixels) for data in request.images)
         geometry = self._sizes.geometry(
             [self._size(reference) for reference in references], request.size, masked=request.mask is not None
         )
         self._check_latents(request, geometry)
-        prompt = self._conditioner.prompt(request.prompt, references, geometry, "prompt")
+        prompt = self._prompts.prompt(request.prompt, references, geometry, "prompt")
         negative = None
         if request.guided:
-            negative = self._conditioner.prompt(request.negative_prompt, references, geometry, "negative_prompt")
+            negative = self._prompts.prompt(request.negative_prompt, references, geometry, "negative_prompt")
         mask = None
         if request.mask is not None:
             region = masks.decode(request.mask, self._max_input_pixels)
@@ -99,8 +94,7 @@ class Preparer:
     def _check_latents(self, request: EditRequest, geometry: Geometry) -> None:
         if request.latents is None:
             return
-        width, height = geometry.output
-        tokens = (width // self._sizes.multiple) * (height // self._sizes.multiple)
+        (tokens, *_), (width, height) = geometry.tokens, geometry.output
         if request.latents.shape != (tokens, self._channels):
             raise BadRequest(
                 "latents",

@@ -43,7 +43,7 @@ def test_without_settings_or_serving_json_the_family_decides(
     assert (loaded.defaults.num_inference_steps, loaded.defaults.true_cfg_scale) == (steps, 4.0)
     assert loaded.defaults.negative_prompt == " "
     assert loaded.sizes.reference_area == 1024 * 1024
-    assert loaded.pipeline.transformer.dtype == torch.float32
+    assert loaded.pipeline.parts.transformer.dtype == torch.float32
 
 
 def test_the_checkpoints_own_defaults_give_way_to_settings(checkpoint: Callable[[str], Path]) -> None:
