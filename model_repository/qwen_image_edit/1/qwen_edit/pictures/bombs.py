@@ -14,7 +14,7 @@ from operator import mul
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from qwen_edit.pixel_work import STRIP_OFFSETS, excess, pieces
+from qwen_edit.pictures.pixel_work import STRIP_OFFSETS, excess, pieces
 
 # Pillow reads a file in pieces as small as its author made them, at about a microsecond each.
 FREE_READS = 2**17
