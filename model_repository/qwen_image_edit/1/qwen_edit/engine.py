@@ -190,7 +190,7 @@ class Engine:
         except Exception as error:
             self._fail(job, error)
             return False
-        job.run(state)
+        job.start(state)
         job.times.encode = time.monotonic() - started
         job.times.cache_hit = self._worker.usage().cache_misses == misses
         self._metrics.seconds("queue", job.times.queue)

@@ -37,7 +37,7 @@ class Intake:
 
     def _prepare(self, job: Job) -> EditError | None:
         try:
-            job.wait(self._worker.prepare(job.request))
+            job.queue(self._worker.prepare(job.request))
         except EditError as error:
             return error
         except Exception:

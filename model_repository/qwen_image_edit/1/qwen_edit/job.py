@@ -80,11 +80,11 @@ class Job:
     prepared: Prepared = field(init=False, repr=False)
     state: Denoising = field(init=False, repr=False)
 
-    def wait(self, prepared: Prepared) -> None:
+    def queue(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.phase = Phase.WAITING
 
-    def run(self, state: Denoising) -> None:
+    def start(self, state: Denoising) -> None:
         """Once it is encoded, a job needs its pictures no more; a waiting crowd's would fill the memory."""
         self.state = state
         self.prepared = self.prepared.without_pictures()
