@@ -17,8 +17,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
+from qwen_edit.worker import PipelineWorker
 
 from benchmarks.engine import edits
 from benchmarks.inprocess import Answer, Watch
@@ -29,16 +31,15 @@ EDITS, STEPS, SIDE, SEGMENTS, ROUNDS = 12, 10, 256, 5, 5
 
 
 def main() -> None:
-    pipeline = build_pipeline("plus", "tiny")
-    sizes = Sizes(FAMILIES[type(pipeline).__name__], 64 * 64, pipeline.vae_scale_factor * 2)
+    pipeline = Pipeline(build_pipeline("plus", "tiny"))
+    sizes = Sizes(pipeline.family, 64 * 64, pipeline.token_pixels)
     requests = edits(EDITS, SIDE, 1.0, [STEPS])
     ratios = []
     for _ in range(ROUNDS):
         means = {}
         for segments in (1, SEGMENTS):
-            engine = Engine(
-                pipeline, sizes, Watch(), max_jobs=100, max_batch_tokens=1, max_input_pixels=10**8, cache_bytes=2**28
-            )
+            worker = PipelineWorker(pipeline, sizes, max_input_pixels=10**8, cache_bytes=2**28)
+            engine = Engine(worker, Watch(), max_jobs=100, max_batch_tokens=1)
             ended, latencies = run_in_segments(engine, requests, segments)
             engine.close()
             means[segments] = statistics.mean(latencies)

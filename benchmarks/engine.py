@@ -31,8 +31,10 @@ import diffusers
 import torch
 from PIL import Image
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
+from qwen_edit.worker import PipelineWorker
 
 from benchmarks import stock
 from benchmarks.inprocess import Answer, Watch
@@ -55,7 +57,7 @@ class Run:
 def main() -> None:
     options = parse_options()
     device = torch.device(options.device)
-    pipeline = build_pipeline(options.family, options.checkpoint.removesuffix("-random"), device=device)
+    pipeline = Pipeline(build_pipeline(options.family, options.checkpoint.removesuffix("-random"), device=device))
     results = [
         measure(pipeline, size, scale, options) for size, scale in itertools.product(options.sizes, options.guidance)
     ]
@@ -91,11 +93,11 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(pipeline: Any, size: int, scale: float, options: argparse.Namespace) -> dict[str, Any]:
+def measure(pipeline: Pipeline, size: int, scale: float, options: argparse.Namespace) -> dict[str, Any]:
     area = options.reference_area or size * size
-    sizes = Sizes(FAMILIES[type(pipeline).__name__], max(area, 64 * 64), pipeline.vae_scale_factor * 2)
+    sizes = Sizes(pipeline.family, max(area, 64 * 64), pipeline.token_pixels)
     requests = edits(options.edits, size, scale, options.steps)
-    ways: dict[str, Callable[[list[EditRequest]], Run]] = {"stock": lambda sent: run_stock(pipeline, sizes, sent)}
+    ways: dict[str, Callable[[list[EditRequest]], Run]] = {"stock": lambda sent: run_stock(pipeline.parts, sizes, sent)}
     for clients in options.concurrency:
         ways[f"engine, {clients}"] = lambda sent, clients=clients: run_engine(
             pipeline, sizes, sent, clients, options.max_batch_tokens
@@ -113,27 +115,22 @@ def measure(pipeline: Any, size: int, scale: float, options: argparse.Namespace)
     }  # fmt: skip
 
 
-def seconds_per_row(pipeline: Any, sizes: Sizes, size: int, rows: int) -> float:
+def seconds_per_row(pipeline: Pipeline, sizes: Sizes, size: int, rows: int) -> float:
     """Shortest of six forwards of the transformer alone, by its rows; 50 text tokens."""
-    transformer, cell = pipeline.transformer, pipeline.vae_scale_factor * 2
-    shapes = [(1, side // cell, side // cell) for side in (size, sizes.area_of((1, 1), sizes.reference_area)[0])]
-    tokens = sum(height * width for _, height, width in shapes)
-    place = {"device": transformer.device, "dtype": transformer.dtype}
-    inputs = {
-        "hidden_states": torch.randn(rows, tokens, transformer.config.in_channels, **place),
-        "encoder_hidden_states": torch.randn(rows, 50, transformer.config.joint_attention_dim, **place),
-        "timestep": torch.full((rows,), 0.5, **place),
-        "img_shapes": [shapes] * rows,
-        "return_dict": False,
-    }
-    return min(_forward_seconds(transformer, inputs) for _ in range(6)) / rows
+    geometry = sizes.geometry([(1, 1)], (size, size), masked=False)
+    place: dict[str, Any] = {"device": pipeline.devices.transformer, "dtype": pipeline.dtype}
+    text_channels = pipeline.parts.transformer.config.joint_attention_dim
+    tokens = torch.randn(rows, sum(geometry.tokens), pipeline.token_channels, **place)
+    texts = torch.randn(rows, 50, text_channels, **place)
+    timesteps = torch.full((rows,), 0.5, **place)
 
+    @torch.inference_mode()
+    def forward_seconds() -> float:
+        started = time.perf_counter()
+        pipeline.velocities(tokens, timesteps, texts, None, geometry.shapes).cpu()
+        return time.perf_counter() - started
 
-@torch.inference_mode()
-def _forward_seconds(transformer: Any, inputs: dict[str, Any]) -> float:
-    started = time.perf_counter()
-    transformer(**inputs)[0].cpu()
-    return time.perf_counter() - started
+    return min(forward_seconds() for _ in range(6)) / rows
 
 
 def edits(count: int, size: int, scale: float, steps: list[int]) -> list[EditRequest]:
@@ -173,12 +170,10 @@ def run_stock(pipeline: Any, sizes: Sizes, requests: list[EditRequest]) -> Run:
     return Run(sum(latencies), latencies)
 
 
-def run_engine(pipeline: Any, sizes: Sizes, requests: list[EditRequest], clients: int, budget: int) -> Run:
+def run_engine(pipeline: Pipeline, sizes: Sizes, requests: list[EditRequest], clients: int, budget: int) -> Run:
     watch = Watch()
-    engine = Engine(
-        pipeline, sizes, watch, max_jobs=1000, max_batch_tokens=budget, max_input_pixels=10**8, cache_bytes=0,
-        mrope=False,
-    )  # fmt: skip
+    worker = PipelineWorker(pipeline, sizes, max_input_pixels=10**8, cache_bytes=0, mrope=False)
+    engine = Engine(worker, watch, max_jobs=1000, max_batch_tokens=budget)
     waiting = iter(requests)
     latencies: list[float] = []
 

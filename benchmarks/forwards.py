@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qwen_edit.families import Sizes
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.pipeline import Pipeline
 
 TEXT_TOKENS = 220  # of a short prompt with one picture
 CEILING_SIDES = {"cuda": 8192, "cpu": 512}
@@ -41,33 +42,30 @@ def _once_on_gpu(work: Callable[[], Any]) -> float:
     return before.elapsed_time(after) / 1000
 
 
-def inputs(pipeline: Any, sizes: Sizes, side: int, rows: int, *, masked: bool, device: torch.device) -> dict[str, Any]:
+def inputs(pipeline: Pipeline, sizes: Sizes, side: int, rows: int, *, masked: bool) -> dict[str, Any]:
     """Of `rows` rows with a square output of `side` pixels and one reference."""
-    transformer = pipeline.transformer
-    reference = sizes.area_of((1, 1), sizes.reference_area)
-    shapes = [(1, height // sizes.multiple, width // sizes.multiple) for width, height in ((side, side), reference)]
-    tokens = sum(height * width for _, height, width in shapes)
-    place: dict[str, Any] = {"device": device, "dtype": transformer.dtype}
+    geometry = sizes.geometry([(1, 1)], (side, side), masked=False)
+    device, text_channels = pipeline.devices.transformer, pipeline.parts.transformer.config.joint_attention_dim
+    place: dict[str, Any] = {"device": device, "dtype": pipeline.dtype}
     mask = None
     if masked:  # the second half of the rows has texts of half the length
         mask = torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device=device)
         mask[rows // 2 :, TEXT_TOKENS // 2 :] = False
     return {
-        "hidden_states": torch.randn(rows, tokens, transformer.config.in_channels, **place),
-        "encoder_hidden_states": torch.randn(rows, TEXT_TOKENS, transformer.config.joint_attention_dim, **place),
-        "encoder_hidden_states_mask": mask,
-        "timestep": torch.full((rows,), 0.5, device=device),
-        "img_shapes": [shapes] * rows,
-        "return_dict": False,
+        "tokens": torch.randn(rows, sum(geometry.tokens), pipeline.token_channels, **place),
+        "timesteps": torch.full((rows,), 0.5, device=device),
+        "texts": torch.randn(rows, TEXT_TOKENS, text_channels, **place),
+        "mask": mask,
+        "shapes": geometry.shapes,
     }
 
 
-def operations(transformer: Any, given: dict[str, Any]) -> float:
+def operations(pipeline: Pipeline, given: dict[str, Any]) -> float:
     """Multiplications and additions of the layers that see every token, and of attention; the rest is below 1 %."""
-    config = transformer.config
+    config = pipeline.parts.transformer.config
     width = config.num_attention_heads * config.attention_head_dim
-    rows, image_tokens = given["hidden_states"].shape[:2]
-    tokens = image_tokens + given["encoder_hidden_states"].shape[1]
+    rows, image_tokens = given["tokens"].shape[:2]
+    tokens = image_tokens + given["texts"].shape[1]
     # Four products of attention and two, four times as wide, of the feed-forward layer.
     linear = 2 * 12 * width * width * tokens
     attention = 4 * tokens * tokens * width
@@ -75,32 +73,33 @@ def operations(transformer: Any, given: dict[str, Any]) -> float:
 
 
 @torch.inference_mode()
-def measure(pipeline: Any, sizes: Sizes, side: int, device: torch.device, repeats: int) -> dict[str, Any]:
+def measure(pipeline: Pipeline, sizes: Sizes, side: int, repeats: int) -> dict[str, Any]:
     """A forward of one row, of two with equal texts, and of two whose texts are padded."""
+    device = pipeline.devices.transformer
     results: dict[str, Any] = {}
     for name, rows, masked in (("1 row", 1, False), ("2 rows", 2, False), ("2 rows, padded", 2, True)):
-        given = inputs(pipeline, sizes, side, rows, masked=masked, device=device)
+        given = inputs(pipeline, sizes, side, rows, masked=masked)
         try:
-            seconds = timed(lambda given=given: pipeline.transformer(**given), device, repeats)
+            seconds = timed(lambda given=given: pipeline.velocities(**given), device, repeats)
         except (RuntimeError, ValueError) as error:  # such as attention without masks
             results[name] = {"error": str(error).splitlines()[0]}
             continue
-        done = operations(pipeline.transformer, given)
+        done = operations(pipeline, given)
         results[name] = {**spread_of(seconds), "tflops": done / statistics.median(seconds) / 1e12}
     return results
 
 
 @torch.inference_mode()
-def profile(pipeline: Any, sizes: Sizes, side: int, device: torch.device, rows: int = 15) -> str:
+def profile(pipeline: Pipeline, sizes: Sizes, side: int, rows: int = 15) -> str:
     """torch's table of what one forward of one row spends its time with."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
-    given = inputs(pipeline, sizes, side, 1, masked=False, device=device)
-    pipeline.transformer(**given)
+    given, device = inputs(pipeline, sizes, side, 1, masked=False), pipeline.devices.transformer
+    pipeline.velocities(**given)
     on_gpu = device.type == "cuda"
     with profiling(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
-        pipeline.transformer(**given)
+        pipeline.velocities(**given)
         if on_gpu:
             torch.cuda.synchronize(device)
     order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"

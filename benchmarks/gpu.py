@@ -22,7 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
-from qwen_edit import compiling
+from qwen_edit.loading import compiling
 from qwen_edit.settings import Loading
 
 from benchmarks import forwards
@@ -219,8 +219,8 @@ def batched(run: Run, model: Model) -> dict[str, Any]:
 def release(model: Model | None) -> None:
     """The next option's weights want the memory; compiled code keeps the old ones alive."""
     if model is not None:
-        model.pipeline = None
-    torch._dynamo.reset()
+        del model.pipeline
+    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,14 +1,22 @@
-"""The engine in this process, without Triton: a meter for what it tells, and replies that can be waited for."""
+"""The engine in this process, without Triton: metrics, a worker and replies that remember, and can be waited for."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from qwen_edit.conditioning.preparation import Prepared
 from qwen_edit.errors import EditError
-from qwen_edit.job import Outcome
+from qwen_edit.forward.denoise import Denoising
+from qwen_edit.job import Job, Outcome, Result
+from qwen_edit.request import EditRequest
+from qwen_edit.worker import Usage, Worker
 
 
 @dataclass
@@ -40,6 +48,50 @@ class Watch:
 
     def heartbeat(self, unix_seconds: float) -> None:
         pass
+
+
+class WatchedWorker:
+    """A worker that remembers what it did, and that a test can hold up or lead astray."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.prepared = 0
+        self.batches: list[list[str]] = []  # ids of the edits in every step, also in one that fails
+        self.final_latents: dict[str, npt.NDArray[np.float32]] = {}  # (tokens, channels), by the edit's id
+        self.encoded: dict[str, Callable[[Denoising], None]] = {}  # called with the state of the edit of that id
+        self.before_step: Callable[[], object] = lambda: None
+        self.before_freeing: Callable[[], object] = lambda: None
+
+    @property
+    def device(self) -> torch.device:
+        return self._worker.device
+
+    def prepare(self, request: EditRequest) -> Prepared:
+        prepared = self._worker.prepare(request)
+        self.prepared += 1
+        return prepared
+
+    def encode(self, job: Job) -> Denoising:
+        state = self._worker.encode(job)
+        if job.request.id in self.encoded:
+            self.encoded[job.request.id](state)
+        return state
+
+    def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
+        self.batches.append([job.request.id for job in jobs])
+        self.before_step()
+        self._worker.step(jobs, rows_per_forward=rows_per_forward)
+
+    def decode(self, job: Job) -> Result:
+        self.final_latents[job.request.id] = job.state.latents.cpu().numpy()
+        return self._worker.decode(job)
+
+    def free_memory(self, *, encodings: bool) -> None:
+        self.before_freeing()
+        self._worker.free_memory(encodings=encodings)
+
+    def usage(self) -> Usage:
+        return self._worker.usage()
 
 
 @dataclass

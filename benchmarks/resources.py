@@ -38,11 +38,6 @@ class Resources:
                 self.series[part].descriptors.append(process.num_fds())
                 self.series[part].threads.append(process.num_threads())
 
-    def growth(self, part: str) -> float:
-        """Resident memory at the end over that after the warm-up, medians of a fifth of the looks."""
-        start, end = _ends(self.series[part].memory)
-        return end / start
-
     def __str__(self) -> str:
         return "\n".join(self._line(part, series) for part, series in self.series.items())
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from qwen_edit.families import MEGAPIXEL, Size, Sizes
+from qwen_edit.families.family import MEGAPIXEL, Size
+from qwen_edit.families.sizes import Sizes
 
 
 @contextmanager

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from qwen_edit import compiling
-from qwen_edit.denoise import Denoiser, Denoising
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
-from qwen_edit.loading import accelerate, takes_masks
-from qwen_edit.placement import Devices
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward.denoise import Denoiser, Denoising
+from qwen_edit.forward.sigmas import NoiseLevels
+from qwen_edit.loading import compiling
+from qwen_edit.loading.load import accelerate, takes_masks
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
-from qwen_edit.sigmas import SigmaSchedule
+from qwen_edit.worker import PipelineWorker
 
 from benchmarks import forwards, stock
-from benchmarks.inprocess import Answer, Watch
+from benchmarks.inprocess import Answer, Watch, WatchedWorker
 from shim.running.encode import encode
 from standalone.checkpoint import build_pipeline
 
@@ -65,37 +66,36 @@ class Model:
 
     def __init__(self, option: Option, run: argparse.Namespace) -> None:
         self.device = torch.device(run.device)
-        self.pipeline: Any = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
-        self.sizes = self._sizes(max(run.sizes))
-        self.devices: Devices = accelerate(self.pipeline, option.loading, self.sizes, self.device)
+        parts = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
+        self.pipeline: Pipeline = accelerate(parts, option.loading, max(run.sizes) ** 2, self.device)
         self.unpadded = run.unpadded_row_tokens if takes_masks(option.loading) else 0
         if option.fixed_shapes:
-            compiling.prepare(self.pipeline.transformer)
-            compiling.compile_blocks(self.pipeline.transformer, dynamic=False)
+            compiling.prepare(parts.transformer)
+            compiling.compile_blocks(parts.transformer, dynamic=False)
 
     def _sizes(self, side: int) -> Sizes:
         """References are encoded at the area of the output."""
-        return Sizes(FAMILIES[type(self.pipeline).__name__], side * side, self.pipeline.vae_scale_factor * 2)
+        return Sizes(self.pipeline.family, side * side, self.pipeline.token_pixels)
 
     def forwards(self, side: int, repeats: int) -> dict[str, Any]:
-        return forwards.measure(self.pipeline, self._sizes(side), side, self.device, repeats)
+        return forwards.measure(self.pipeline, self._sizes(side), side, repeats)
 
     def profile(self, side: int) -> str:
-        return forwards.profile(self.pipeline, self._sizes(side), side, self.device)
+        return forwards.profile(self.pipeline, self._sizes(side), side)
 
     @torch.inference_mode()
     def host_waits(self, side: int) -> list[str] | None:
         """Where the host waits for the GPU in one guided step, as CUDA tells it."""
         geometry = self._sizes(side).geometry([(side, side)], (side, side), masked=False)
-        transformer, cell = self.pipeline.transformer, self.sizes.multiple
-        tokens = [(width // cell) * (height // cell) for width, height in (geometry.output, *geometry.references)]
-        output, reference = (torch.randn(n, transformer.config.in_channels, device=self.device) for n in tokens)
-        text = torch.randn(40, transformer.config.joint_attention_dim, device=self.device, dtype=transformer.dtype)
+        pipeline, tokens = self.pipeline, geometry.tokens
+        output, reference = (torch.randn(n, pipeline.token_channels, device=self.device) for n in tokens)
+        text_channels = pipeline.parts.transformer.config.joint_attention_dim
+        text = torch.randn(40, text_channels, device=self.device, dtype=pipeline.dtype)
         state = Denoising(
             geometry=geometry, latents=output, references=(reference,), text=text, negative_text=text[:30].clone(),
-            true_cfg_scale=GUIDANCE, sigmas=SigmaSchedule(self.pipeline.scheduler).sigmas(4, tokens[0]), step=0,
+            true_cfg_scale=GUIDANCE, sigmas=NoiseLevels(pipeline.scheduler).sigmas(4, tokens[0]), step=0,
         )  # fmt: skip
-        denoiser = Denoiser(self.pipeline, self.devices.transformer, self.unpadded)
+        denoiser = Denoiser(pipeline, self.unpadded)
         denoiser.step([state])
         return forwards.host_waits(lambda: denoiser.step([state]), self.device)
 
@@ -104,14 +104,14 @@ class Model:
 
     def edits(self, requests: list[EditRequest]) -> list[Finished]:
         """All sent at once; each one's seconds are those of all."""
-        engine = Engine(
-            self.pipeline, self._sizes(request_side(requests[0])), Watch(), max_jobs=1000, max_input_pixels=10**8,
-            max_batch_tokens=MAX_BATCH_TOKENS, cache_bytes=0, mrope=False, devices=self.devices,
-            unpadded_row_tokens=self.unpadded,
+        sizes = self._sizes(request_side(requests[0]))
+        worker = WatchedWorker(
+            PipelineWorker(
+                self.pipeline, sizes, max_input_pixels=10**8, cache_bytes=0, mrope=False,
+                unpadded_row_tokens=self.unpadded,
+            )
         )  # fmt: skip
-        kept: dict[str, Any] = {}
-        decoded = engine._decoded
-        engine._decoded = lambda job: kept.update({job.request.id: job.running.latents}) or decoded(job)  # type: ignore[method-assign]
+        engine = Engine(worker, Watch(), max_jobs=1000, max_batch_tokens=MAX_BATCH_TOKENS)
         try:
             started = time.perf_counter()
             answers = [Answer() for _ in requests]
@@ -124,9 +124,7 @@ class Model:
         finally:
             engine.close()
         return [
-            Finished(
-                seconds, kept[outcome.request.id].float().cpu().numpy(), as_picture(outcome.image), outcome.timings
-            )
+            Finished(seconds, worker.final_latents[outcome.request.id], as_picture(outcome.image), outcome.timings)
             for outcome in outcomes
         ]
 
@@ -142,7 +140,7 @@ class Model:
         started = time.perf_counter()
         with stock.areas(self._sizes(case.size)):
             image = stock.run(
-                self.pipeline, [Image.open(io.BytesIO(picture)).convert("RGB") for picture in given.images],
+                self.pipeline.parts, [Image.open(io.BytesIO(picture)).convert("RGB") for picture in given.images],
                 prompt=given.prompt, negative_prompt=given.negative_prompt if case.guided else None,
                 true_cfg_scale=given.true_cfg_scale, size=given.size, num_inference_steps=case.steps, seed=given.seed,
                 output_type="np", callback_on_step_end=keep,

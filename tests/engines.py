@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from qwen_edit.engine import Engine
-from qwen_edit.families import FAMILIES, Sizes
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
+from qwen_edit.worker import PipelineWorker
 
-from benchmarks.inprocess import Answer, Watch
+from benchmarks.inprocess import Answer, Watch, WatchedWorker
 
 REFERENCE_AREA = 64 * 64
 
@@ -25,27 +27,21 @@ class TestEngine:
 
     __test__ = False
 
-    def __init__(self, pipeline: Any, *, reference_area: int = REFERENCE_AREA, **options: Any) -> None:
-        self.pipeline = pipeline
-        self.sizes = Sizes(FAMILIES[type(pipeline).__name__], reference_area, pipeline.vae_scale_factor * 2)
+    def __init__(
+        self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
+        max_batch_tokens: int = 100_000, **options: Any,
+    ) -> None:  # fmt: skip
+        self.pipeline = Pipeline(parts, devices)
+        self.sizes = Sizes(self.pipeline.family, reference_area, self.pipeline.token_pixels)
         self.watch = Watch()
         self.process_ended = threading.Event()
-        settings: dict[str, Any] = {
-            "max_jobs": 64, "max_batch_tokens": 100_000, "max_input_pixels": 50_000_000, "cache_bytes": 2**24,
-            "mrope": False, "end_process": lambda status: self.process_ended.set(),
-        }  # fmt: skip
-        self.engine = Engine(pipeline, self.sizes, self.watch, **(settings | options))
-        self.final_latents: dict[str, np.ndarray] = {}
-        self._remember_latents()
-
-    def _remember_latents(self) -> None:
-        decoded = self.engine._decoded
-
-        def remembering(job: Any) -> dict[str, Any]:
-            self.final_latents[job.request.id] = job.running.latents.cpu().numpy()
-            return decoded(job)
-
-        self.engine._decoded = remembering  # type: ignore[method-assign]
+        settings: dict[str, Any] = {"max_input_pixels": 50_000_000, "cache_bytes": 2**24, "mrope": False}
+        self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, **(settings | options)))
+        self.final_latents = self.worker.final_latents
+        self.engine = Engine(
+            self.worker, self.watch, max_jobs=max_jobs, max_batch_tokens=max_batch_tokens,
+            end_process=lambda status: self.process_ended.set(),
+        )  # fmt: skip
 
     def submit(self, request: EditRequest) -> Answer:
         answer = Answer()
@@ -60,6 +56,7 @@ class TestEngine:
 
 @contextlib.contextmanager
 def engine_on(pipeline: Any, **options: Any) -> Iterator[TestEngine]:
+    """On a pipeline as diffusers makes it."""
     running = TestEngine(pipeline, **options)
     try:
         yield running

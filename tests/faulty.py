@@ -15,7 +15,7 @@ _broken = []
 
 def load(*arguments):
     loaded = _load(*arguments)
-    loaded.pipeline.transformer.register_forward_pre_hook(_fail_once_broken)
+    loaded.pipeline.parts.transformer.register_forward_pre_hook(_fail_once_broken)
     return loaded
 
 
@@ -36,7 +36,7 @@ class FaultyRepository:
         self.path = folder / "repository"
         self._order = folder / "order"
         shutil.copytree(PROJECT / "model_repository", self.path, ignore=shutil.ignore_patterns("__pycache__"))
-        loading = self.path / "qwen_image_edit/1/qwen_edit/loading.py"
+        loading = self.path / "qwen_image_edit/1/qwen_edit/loading/load.py"
         loading.write_text(loading.read_text() + CODE.format(order=str(self._order)))
 
     def break_device(self, words: str) -> None:

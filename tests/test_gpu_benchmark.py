@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from qwen_edit import compiling
+from qwen_edit.loading import compiling
 
 from benchmarks import gpu
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import qwen_edit.pixel_work
+import qwen_edit.pictures.pixel_work
 import tifffile
 from hostile_pictures import (
     DEFLATED,
@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
-from qwen_edit import images
+from qwen_edit.pictures import images
 from starlette.datastructures import UploadFile
 
 import shim.reading.pixel_work
@@ -52,7 +52,8 @@ def written(values: np.ndarray[Any, Any], **options: Any) -> bytes:
 
 
 def test_the_shim_and_the_model_have_the_same_rule() -> None:
-    copies = [Path(module.__file__ or "").read_bytes() for module in (shim.reading.pixel_work, qwen_edit.pixel_work)]
+    modules = (shim.reading.pixel_work, qwen_edit.pictures.pixel_work)
+    copies = [Path(module.__file__ or "").read_bytes() for module in modules]
     assert copies[0] == copies[1]
 
 

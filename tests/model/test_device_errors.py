@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from engines import TestEngine, edit, engine_on, load_pipeline
-from qwen_edit import engine as engine_module
-from qwen_edit import stepping
+from qwen_edit.clock import StepClock
 from qwen_edit.device_errors import DeviceError, is_device_error
 from qwen_edit.engine import FAILURES_IN_A_ROW
 from qwen_edit.errors import Failed
@@ -84,8 +83,10 @@ def test_a_device_error_ends_the_process_with_its_edits_unanswered(
     )
 
 
-def test_a_device_error_that_the_clock_meets_ends_the_process_too(engine: TestEngine, cat: bytes) -> None:
-    engine.engine._clock.settle = raising(torch.AcceleratorError(ILLEGAL))  # type: ignore[method-assign]
+def test_a_device_error_that_the_clock_meets_ends_the_process_too(
+    engine: TestEngine, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepClock, "settle", raising(torch.AcceleratorError(ILLEGAL)))
     answer = engine.submit(edit(cat))
     assert engine.process_ended.wait(20)
     assert not answer.answered_at
@@ -160,7 +161,7 @@ class Shortage:
         self._witnesses: list[weakref.ref[torch.Tensor]] = []
         self.alive: list[bool] = []  # of every later call and every freeing: whether a failed call's tensor was left
 
-    def look(self, *ignored: Any) -> None:
+    def look(self) -> None:
         self.alive.append(any(witness() is not None for witness in self._witnesses))
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -189,9 +190,8 @@ def test_nothing_of_what_ran_out_of_memory_is_alive_when_memory_is_freed_and_it_
     failing = attrgetter(part)(pipeline)
     shortage = Shortage(getattr(failing, method))
     monkeypatch.setattr(failing, method, shortage)
-    for module in (stepping, engine_module):
-        monkeypatch.setattr(module, "free_memory", shortage.look)
     with engine_on(pipeline) as engine:
+        engine.worker.before_freeing = shortage.look
         assert engine.submit(edit(cat, true_cfg_scale=guidance)).wait().image is not None
     assert len(shortage.alive) >= 2
     assert not any(shortage.alive)
@@ -203,7 +203,8 @@ def test_nothing_of_an_edit_too_large_for_the_memory_is_alive_when_memory_is_fre
 ) -> None:
     shortage = Shortage(pipeline.transformer.forward, times=2)
     monkeypatch.setattr(pipeline.transformer, "forward", shortage)
-    monkeypatch.setattr(stepping, "free_memory", shortage.look)
-    with engine_on(pipeline) as engine, pytest.raises(Failed, match="out of memory"):
-        engine.submit(edit(cat)).wait()
+    with engine_on(pipeline) as engine:
+        engine.worker.before_freeing = shortage.look
+        with pytest.raises(Failed, match="out of memory"):
+            engine.submit(edit(cat)).wait()
     assert shortage.alive == [False] * 3, "freed, tried again, freed"

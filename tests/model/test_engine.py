@@ -14,6 +14,7 @@ import pytest
 import torch
 from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
+from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
 
 from benchmarks.arrivals import run_in_segments
@@ -44,28 +45,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.001)
 
 
-def prepared(engine: TestEngine) -> int:
-    """Edits that the engine holds and could schedule."""
-    return sum(job.prepared is not None for job in engine.engine._jobs)
-
-
-def record_batches(engine: TestEngine) -> list[list[str]]:
-    """The ids of the edits in every step from now on."""
-    batches: list[list[str]] = []
-    step = engine.engine._timed_step
-
-    def recording(batch: list[Any]) -> list[Any]:
-        batches.append([job.request.id for job in batch])
-        return step(batch)
-
-    engine.engine._timed_step = recording  # type: ignore[method-assign]
-    return batches
-
-
 def test_a_short_edit_that_arrives_later_finishes_first_and_the_long_one_misses_no_step(
     engine: TestEngine, cat: bytes
 ) -> None:
-    batches = record_batches(engine)
+    batches = engine.worker.batches
     long, short = edit(cat, num_inference_steps=50), edit(cat, num_inference_steps=4)
     long_answer = engine.submit(long)
     wait_until(lambda: len(batches) >= 5)
@@ -80,25 +63,12 @@ def test_a_short_edit_that_arrives_later_finishes_first_and_the_long_one_misses_
 
 
 def test_edits_of_another_geometry_do_not_share_a_forward(engine: TestEngine, cat: bytes) -> None:
-    batches = record_batches(engine)
+    batches = engine.worker.batches
     requests = [edit(cat, size=size, num_inference_steps=6) for size in [(64, 64), (128, 64)] * 3]
     for answer in [engine.submit(request) for request in requests]:
         answer.wait()
     size_of = {request.id: request.size for request in requests}
     assert all(len({size_of[name] for name in batch}) == 1 for batch in batches)
-
-
-def poison(engine: TestEngine, victim: str, do: Callable[[Any], None]) -> None:
-    """Runs `do(state)` on the edit's state when it has been encoded."""
-    encode = engine.engine._encode
-
-    def poisoned(job: Any) -> Any:
-        state = encode(job)
-        if job.request.id == victim:
-            do(state)
-        return state
-
-    engine.engine._encode = poisoned  # type: ignore[method-assign]
 
 
 class Explosive(torch.Tensor):
@@ -125,12 +95,11 @@ def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: 
         def make_raise(state: Any) -> None:
             state.text = torch.zeros_like(state.text).as_subclass(Explosive)
 
-        poison(engine, requests[2].id, fill_with_nan)
-        poison(engine, requests[5].id, make_raise)
+        engine.worker.encoded = {requests[2].id: fill_with_nan, requests[5].id: make_raise}
         hold = threading.Event()
         _hold_first_step(engine, hold)
         answers = [engine.submit(request) for request in requests]
-        wait_until(lambda: prepared(engine) == 8)
+        wait_until(lambda: engine.worker.prepared == 8)
         hold.set()
         for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
             if number in (2, 5):
@@ -145,24 +114,16 @@ def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: 
 
 def _hold_first_step(engine: TestEngine, hold: threading.Event) -> None:
     """The first step waits, so that all edits sent meanwhile join the second."""
-    step = engine.engine._timed_step
 
-    def held(batch: list[Any]) -> list[Any]:
+    def wait() -> None:
         assert hold.wait(20)
-        return step(batch)
 
-    engine.engine._timed_step = held  # type: ignore[method-assign]
+    engine.worker.before_step = wait
 
 
 def _slow_steps(engine: TestEngine, until: threading.Event) -> None:
     """Every step takes a tenth of a second longer, until the event is set: 100 steps outlast whatever else happens."""
-    step = engine.engine._timed_step
-
-    def slow(batch: list[Any]) -> list[Any]:
-        until.wait(0.1)
-        return step(batch)
-
-    engine.engine._timed_step = slow  # type: ignore[method-assign]
+    engine.worker.before_step = lambda: until.wait(0.1)
 
 
 def test_eight_variants_of_one_picture_encode_it_once(engine: TestEngine, cat: bytes) -> None:
@@ -209,7 +170,7 @@ def test_without_room_in_the_cache_edits_still_share_what_running_ones_hold(pipe
         hold = threading.Event()
         _hold_first_step(engine, hold)
         answers = [engine.submit(edit(cat, seed=seed)) for seed in range(4)]
-        wait_until(lambda: prepared(engine) == 4)
+        wait_until(lambda: engine.worker.prepared == 4)
         hold.set()
         for answer in answers:
             answer.wait()
@@ -282,7 +243,7 @@ def test_latents_of_another_size_are_refused(engine: TestEngine, cat: bytes) -> 
 
 
 def test_a_cancelled_edit_leaves_between_two_steps(engine: TestEngine, cat: bytes) -> None:
-    batches = record_batches(engine)
+    batches = engine.worker.batches
     request = edit(cat, num_inference_steps=100)
     answer = engine.submit(request)
     wait_until(lambda: len(batches) >= 3)
@@ -295,7 +256,7 @@ def test_a_cancelled_edit_leaves_between_two_steps(engine: TestEngine, cat: byte
 
 def test_a_waiting_edit_can_be_cancelled(pipeline: Any, cat: bytes) -> None:
     with engine_on(pipeline, max_batch_tokens=1) as engine:
-        batches = record_batches(engine)
+        batches = engine.worker.batches
         left = threading.Event()
         _slow_steps(engine, left)
         running = engine.submit(edit(cat, num_inference_steps=100))
@@ -370,7 +331,7 @@ def test_out_of_memory_halves_the_batch_until_it_fits(
         hold = threading.Event()
         _hold_first_step(engine, hold)
         answers = [engine.submit(request) for request in requests]
-        wait_until(lambda: prepared(engine) == 8)
+        wait_until(lambda: engine.worker.prepared == 8)
         hold.set()
         for request, answer in zip(requests, answers, strict=True):
             answer.wait()
@@ -424,9 +385,8 @@ def test_a_long_negative_prompt_is_refused_by_its_own_name(engine: TestEngine, c
 @pytest.mark.parametrize("text", ["<|image_pad|>", "a <|im_end|> b", "<|im_<|im_end|>end|>", "<|vision_start|>" * 5])
 def test_control_tokens_in_a_prompt_are_text(engine: TestEngine, cat: bytes, text: str) -> None:
     assert engine.submit(edit(cat, prompt=text)).wait().image is not None
-    conditioner = engine.engine._conditioner
-    tokenizer = engine.pipeline.tokenizer
-    ids = tokenizer(conditioner._neutral(text))["input_ids"]
+    tokenizer = engine.pipeline.parts.tokenizer
+    ids = tokenizer(Prompts(engine.pipeline).neutral(text))["input_ids"]
     assert not set(ids) & set(tokenizer.get_added_vocab().values())
 
 

@@ -13,9 +13,13 @@ import pytest
 import torch
 from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
-from qwen_edit import conditioning, denoise, families, sigmas
-from qwen_edit.engine import Engine
+from qwen_edit.conditioning import texts
+from qwen_edit.conditioning.conditioner import Conditioner
+from qwen_edit.families.sizes import Geometry, Sizes
+from qwen_edit.forward import denoise, sigmas
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
+from qwen_edit.worker import PipelineWorker
 
 from benchmarks import stock
 
@@ -43,12 +47,12 @@ def engine(pipeline: Any) -> Iterator[TestEngine]:
 
 def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> np.ndarray:
     """The same edit by the diffusers pipeline."""
-    encoder = running.pipeline.text_encoder
+    encoder = running.pipeline.parts.text_encoder
     hook = encoder.register_forward_pre_hook(_with_token_types, with_kwargs=True) if mrope else None
     try:
         with stock.areas(running.sizes):
             latents = stock.run(
-                running.pipeline,
+                running.pipeline.parts,
                 [Image.open(io.BytesIO(image)).convert("RGB") for image in request.images],
                 prompt=request.prompt,
                 negative_prompt=request.negative_prompt if request.guided else None,
@@ -125,7 +129,7 @@ def test_the_picture_is_that_of_diffusers(engine: TestEngine, photo: Callable[[s
     assert ours is not None
     with stock.areas(engine.sizes):
         theirs = stock.run(
-            engine.pipeline, [Image.open(io.BytesIO(photo("cat")))], prompt=request.prompt, negative_prompt=" ",
+            engine.pipeline.parts, [Image.open(io.BytesIO(photo("cat")))], prompt=request.prompt, negative_prompt=" ",
             true_cfg_scale=4.0, size=(64, 64), num_inference_steps=4, seed=1, output_type="np",
         )  # fmt: skip
     levels = np.abs(ours.astype(int) - (theirs * 255).round().astype(int))
@@ -215,60 +219,64 @@ def _branches_swapped(patch: pytest.MonkeyPatch) -> None:
 
 def _timestep_of_the_next_step(patch: pytest.MonkeyPatch) -> None:
     def row(job: Any, text: Any) -> Any:
-        step = min(job.step + 1, job.sigmas.steps - 1)
+        step = min(job.step + 1, len(job.timesteps) - 1)
         return denoise.Row(job.latents, job.references, text, job.timesteps[step])
 
-    patch.setattr(denoise, "_row", row)
+    patch.setattr(denoise, "row_of", row)
 
 
 def _reference_latents_swapped(patch: pytest.MonkeyPatch) -> None:
-    def encode(self: Engine, job: Any) -> Any:
+    def encode(self: PipelineWorker, job: Any) -> Any:
         state = right(self, job)
         state.references = state.references[::-1]
         return state
 
-    right = Engine._encode
-    patch.setattr(Engine, "_encode", encode)
+    right = PipelineWorker.encode
+    patch.setattr(PipelineWorker, "encode", encode)
 
 
 def _references_swapped_in_the_text(patch: pytest.MonkeyPatch) -> None:
     def encode(self: Any, prompt: Any, references: Any) -> Any:
         return right(self, prompt, list(reversed(references)))
 
-    right = conditioning.Conditioner._encode_text
-    patch.setattr(conditioning.Conditioner, "_encode_text", encode)
+    right = Conditioner.text_embeddings
+    patch.setattr(Conditioner, "text_embeddings", encode)
 
 
 def _pictures_unnamed(patch: pytest.MonkeyPatch) -> None:
     name = "<|vision_start|><|image_pad|><|vision_end|>"
-    patch.setattr(conditioning, "_picture_names", lambda count: name * count)
+    patch.setattr(texts, "picture_names", lambda count: name * count)
 
 
 def _rotary_positions_transposed(patch: pytest.MonkeyPatch) -> None:
-    right = denoise._sizes
-    patch.setattr(denoise, "_sizes", lambda geometry: [right(geometry)[0], *[s[::-1] for s in right(geometry)[1:]]])
+    def shapes(self: Geometry) -> list[tuple[int, int, int]]:
+        output, *references = right(self)
+        return [output, *((1, width, height) for _, height, width in references)]
+
+    right = Geometry.shapes.fget
+    patch.setattr(Geometry, "shapes", property(shapes))
 
 
 def _noise_drawn_packed(patch: pytest.MonkeyPatch) -> None:
-    def noise(self: Engine, seed: int, geometry: Any) -> torch.Tensor:
-        shape = right(self, seed, geometry).shape
+    def noise(self: Pipeline, seed: int, size: Any) -> torch.Tensor:
+        shape = right(self, seed, size).shape
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-    right = Engine._noise
-    patch.setattr(Engine, "_noise", noise)
+    right = Pipeline.noise
+    patch.setattr(Pipeline, "noise", noise)
 
 
 def _three_dimensional_positions(patch: pytest.MonkeyPatch) -> None:
     def init(self: Any, *given: Any, mrope: bool) -> None:
         right(self, *given, mrope=True)
 
-    right = conditioning.Conditioner.__init__
-    patch.setattr(conditioning.Conditioner, "__init__", init)
+    right = Conditioner.__init__
+    patch.setattr(Conditioner, "__init__", init)
 
 
 def _reference_of_another_area(patch: pytest.MonkeyPatch) -> None:
-    right = families.Sizes.area_of
-    patch.setattr(families.Sizes, "area_of", lambda self, size, area: right(self, size, area * 2))
+    right = Sizes.area_of
+    patch.setattr(Sizes, "area_of", lambda self, size, area: right(self, size, area * 2))
 
 
 MUTATIONS: list[Mutation] = [

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from qwen_edit.cancellations import Cancellations
-from qwen_edit.checkpoint import LoadError, find
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
+from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
 from qwen_edit.request import TENSORS, cancelled, parse
 from qwen_edit.settings import Settings, SettingsError
@@ -60,7 +60,8 @@ class TritonPythonModel:
         try:
             checkpoint = find(settings.model_dir)
             from qwen_edit.engine import Engine
-            from qwen_edit.loading import instance_device, load
+            from qwen_edit.loading.load import instance_device, load
+            from qwen_edit.worker import PipelineWorker
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)
@@ -73,17 +74,16 @@ class TritonPythonModel:
         self._limits = settings.limits
         self._defaults = loaded.defaults
         self._metrics = TritonMetrics(args["model_instance_name"])
-        self._engine = Engine(
+        worker = PipelineWorker(
             loaded.pipeline,
             loaded.sizes,
-            self._metrics,
-            max_jobs=settings.max_jobs,
-            max_batch_tokens=settings.max_batch_tokens,
             max_input_pixels=settings.limits.input_pixels,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
-            devices=loaded.devices,
             unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
+        )
+        self._engine = Engine(
+            worker, self._metrics, max_jobs=settings.max_jobs, max_batch_tokens=settings.max_batch_tokens
         )
 
     def execute(self, requests: list[Any]) -> None:

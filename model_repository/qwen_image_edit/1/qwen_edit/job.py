@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from qwen_edit.conditioning import Prompt, Reference
-from qwen_edit.denoise import Denoising
+from qwen_edit.conditioning.preparation import Prepared
 from qwen_edit.errors import EditError
-from qwen_edit.families import Geometry, Size
-from qwen_edit.masks import Mask
+from qwen_edit.families.sizes import Geometry
+from qwen_edit.forward.denoise import Denoising
+from qwen_edit.pictures.decoding import Picture
 from qwen_edit.request import EditRequest
 
 
 @dataclass(frozen=True)
+class Result:
+    """What a run of an edit makes: `image` when it is finished, `latents` when it stopped before."""
+
+    image: Picture | None = None
+    latents: npt.NDArray[np.float32] | None = None  # (tokens, channels)
+    preview: Picture | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What an edit answers: `image` when it is finished, `latents` when it stopped before."""
+    """What an edit answers."""
 
     request: EditRequest
     step: int  # steps done
     timings: dict[str, Any]
-    image: npt.NDArray[np.uint8] | None = None  # (height, width, 3)
-    latents: npt.NDArray[np.float32] | None = None  # (tokens, channels)
-    preview: npt.NDArray[np.uint8] | None = None  # (height, width, 3)
+    image: Picture | None
+    latents: npt.NDArray[np.float32] | None
+    preview: Picture | None
 
 
 class Reply(Protocol):
@@ -39,25 +49,11 @@ class Reply(Protocol):
     def cancelled(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A job whose pictures are decoded and whose sizes and texts are checked."""
-
-    references: tuple[Reference, ...]
-    geometry: Geometry
-    prompt: Prompt
-    negative_prompt: Prompt | None  # None: no guidance
-    mask: Mask | None
-
-    @property
-    def prompts(self) -> tuple[Prompt, ...]:
-        return (self.prompt,) if self.negative_prompt is None else (self.prompt, self.negative_prompt)
-
-    @property
-    def latents(self) -> tuple[tuple[Reference, Size], ...]:
-        """What the VAE encodes, and at which size; a masked job needs its source at the output's size too."""
-        references = tuple(zip(self.references, self.geometry.references, strict=True))
-        return references if self.mask is None else (*references, (self.references[0], self.geometry.output))
+class Phase(Enum):
+    PREPARING = auto()  # its pictures are decoded
+    WAITING = auto()  # can be scheduled; has `prepared`
+    RUNNING = auto()  # is encoded; has `state`
+    DONE = auto()  # left the engine, answered or about to be
 
 
 @dataclass
@@ -76,38 +72,38 @@ class Times:
 
 @dataclass(eq=False)
 class Job:
-    """Schedulable once it is prepared; has a `state` from its first step on."""
-
     request: EditRequest
     reply: Reply
     number: int  # order of admission
-    cell: int  # pixels a latent token spans
     times: Times = field(default_factory=Times)
-    prepared: Prepared | None = None
-    state: Denoising | None = None
+    phase: Phase = Phase.PREPARING
+    prepared: Prepared = field(init=False, repr=False)
+    state: Denoising = field(init=False, repr=False)
+
+    def queue(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.phase = Phase.WAITING
+
+    def start(self, state: Denoising) -> None:
+        """Once it is encoded, a job needs its pictures no more; a waiting crowd's would fill the memory."""
+        self.state = state
+        self.prepared = self.prepared.without_pictures()
+        self.request = replace(self.request, images=(), mask=None, latents=None)
+        self.phase = Phase.RUNNING
+
+    def end(self) -> None:
+        self.phase = Phase.DONE
 
     @property
-    def ready(self) -> Prepared:
-        if self.prepared is None:
-            raise RuntimeError(f"job {self.number} is used before it is prepared")
-        return self.prepared
-
-    @property
-    def running(self) -> Denoising:
-        if self.state is None:
-            raise RuntimeError(f"job {self.number} is used before it is encoded")
-        return self.state
+    def finished(self) -> bool:
+        """Whether the whole edit is, and not only this run of it."""
+        return self.state.step >= self.request.num_inference_steps
 
     @property
     def steps_left(self) -> int:
         """Of the whole edit, whatever this run of it was asked for."""
-        done = self.request.start_step if self.state is None else self.state.step
+        done = self.state.step if self.phase is Phase.RUNNING else self.request.start_step
         return self.request.num_inference_steps - done
-
-    def forget_inputs(self) -> None:
-        """Once it is encoded, a job needs its pictures no more; a waiting crowd's would fill the memory."""
-        self.prepared = replace(self.ready, references=())
-        self.request = replace(self.request, images=(), mask=None, latents=None)
 
     @property
     def order(self) -> tuple[float, int]:
@@ -115,32 +111,34 @@ class Job:
 
     @property
     def geometry(self) -> Geometry:
-        return self.ready.geometry
+        return self.prepared.geometry
 
     @property
     def rows(self) -> int:
-        return 1 if self.ready.negative_prompt is None else 2
-
-    @property
-    def output_tokens(self) -> int:
-        width, height = self.geometry.output
-        return (width // self.cell) * (height // self.cell)
-
-    @property
-    def reference_tokens(self) -> int:
-        return sum((width // self.cell) * (height // self.cell) for width, height in self.geometry.references)
+        return len(self.prepared.prompts)
 
     @property
     def image_tokens(self) -> int:
-        return self.output_tokens + self.reference_tokens
+        return sum(self.geometry.tokens)
 
     @property
     def text_tokens(self) -> int:
-        negative = self.ready.negative_prompt
-        return max(self.ready.prompt.tokens, negative.tokens if negative else 0)
+        return max(prompt.tokens for prompt in self.prepared.prompts)
+
+    def outcome(self, result: Result) -> Outcome:
+        return Outcome(self.request, self.state.step, self.timings(), result.image, result.latents, result.preview)
+
+    def account(self) -> str:
+        """What was done, for the log."""
+        times, done = self.times, "finished" if self.finished else "stopped"
+        return (
+            f"{done} after step {self.state.step} of {self.request.num_inference_steps}, "
+            f"{times.denoise / times.steps:.3f} s a step in {times.rows / times.steps:.1f} rows, "
+            f"queue {times.queue:.3f} s, encode {times.encode:.3f} s, decode {times.decode:.3f} s"
+        )
 
     def timings(self) -> dict[str, Any]:
-        times = self.times
+        times, (output_tokens, *reference_tokens) = self.times, self.geometry.tokens
         return {
             "queue": round(times.queue, 6),
             "encode": round(times.encode, 6),
@@ -148,7 +146,7 @@ class Job:
             "decode": round(times.decode, 6),
             "rows": round(times.rows / times.steps, 3) if times.steps else 0,
             "cache_hit": times.cache_hit,
-            "text_tokens": self.ready.prompt.tokens,
-            "image_tokens": self.reference_tokens,
-            "output_tokens": self.output_tokens,
+            "text_tokens": self.prepared.prompt.tokens,
+            "image_tokens": sum(reference_tokens),
+            "output_tokens": output_tokens,
         }

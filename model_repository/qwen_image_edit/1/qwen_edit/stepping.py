@@ -8,10 +8,10 @@ from weakref import WeakSet
 
 import torch
 
-from qwen_edit.denoise import Denoiser
 from qwen_edit.device_errors import is_device_error
 from qwen_edit.job import Job
 from qwen_edit.schedule import batch_tokens, next_batch
+from qwen_edit.worker import Worker
 
 log = logging.getLogger("image_edit_server")
 
@@ -22,10 +22,10 @@ RECOVERY_STEPS = 500
 class Stepper:
     """`fail(job, error)` is called for a job that fails alone; errors of the device are raised."""
 
-    def __init__(self, denoiser: Denoiser, max_batch_tokens: int, fail: Callable[[Job, Exception], None]) -> None:
+    def __init__(self, worker: Worker, max_batch_tokens: int, fail: Callable[[Job, Exception], None]) -> None:
         self.budget = max_batch_tokens
         self._max_batch_tokens = max_batch_tokens
-        self._denoiser = denoiser
+        self._worker = worker
         self._fail = fail
         self._steps_since_shortage = 0
         self._row_by_row: WeakSet[Job] = WeakSet()  # guided jobs whose two rows do not fit into one forward
@@ -35,7 +35,7 @@ class Stepper:
         if len(batch) == 1 and batch[0] in self._row_by_row:
             return self._alone(batch)
         try:
-            self._denoiser.step([job.running for job in batch])
+            self._worker.step(batch)
         except torch.OutOfMemoryError:
             again = self._with_less
         except Exception as error:
@@ -52,7 +52,7 @@ class Stepper:
         self.budget = max(1, batch_tokens(batch) // 2)
         self._steps_since_shortage = 0
         log.warning("out of memory with %d edits in a step: at most %d tokens from here", len(batch), self.budget)
-        free_memory(self._denoiser.device)
+        self._worker.free_memory(encodings=False)
         if len(batch) == 1:
             self._row_by_row.update(batch)
             return self._alone(batch)
@@ -63,11 +63,11 @@ class Stepper:
 
     def _moves_alone(self, job: Job) -> bool:
         try:
-            self._denoiser.step([job.running], rows_per_forward=1 if job in self._row_by_row else None)
+            self._worker.step([job], rows_per_forward=1 if job in self._row_by_row else None)
             return True
         except Exception as error:
             self._fail(job, error)
-        free_memory(self._denoiser.device)
+        self._worker.free_memory(encodings=False)
         return False
 
     def _regain_budget(self) -> None:
@@ -75,8 +75,3 @@ class Stepper:
         if self.budget < self._max_batch_tokens and self._steps_since_shortage >= RECOVERY_STEPS:
             self._steps_since_shortage = 0
             self.budget = min(self._max_batch_tokens, self.budget * 2)
-
-
-def free_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""What the transformer is conditioned on: texts and reference pictures, encoded once."""

@@ -1,0 +1,1 @@
+"""What differs between the models that are served, one file a family."""

@@ -1,0 +1,22 @@
+"""What differs between the Qwen-Image-Edit families.
+
+Source of the numbers: diffusers' QwenImageEditPipeline and QwenImageEditPlusPipeline, and the model cards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEGAPIXEL = 1024 * 1024  # the area, in pixels, at which every family encodes its references
+Size = tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True)
+class Family:
+    pipeline: str  # diffusers class, as model_index.json names it
+    module: str  # that defines it, and its calculate_dimensions
+    max_references: int
+    num_inference_steps: int
+    condition_area: int  # pixels of a reference as the text encoder sees it
+    names_pictures: bool  # in front of the prompt; else the template has its one picture
+    sizes_output_by: int  # index of the reference whose shape the output takes

@@ -1,0 +1,8 @@
+"""The families that are served, by the class that a checkpoint's model_index.json names."""
+
+from __future__ import annotations
+
+from qwen_edit.families.edit import EDIT
+from qwen_edit.families.plus import PLUS
+
+FAMILIES = {family.pipeline: family for family in (EDIT, PLUS)}

@@ -1,0 +1,51 @@
+"""The noise levels of a job, as the checkpoint's scheduler gives them for its steps and its own output size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from qwen_edit.pipeline import Scheduler
+
+
+@dataclass(frozen=True)
+class Sigmas:
+    """Noise levels of `steps` steps, float32 on the CPU."""
+
+    levels: torch.Tensor  # (steps + 1,), the last one 0
+    timesteps: torch.Tensor  # (steps,) as the transformer takes them, in 0..1
+
+    def delta(self, step: int) -> float:
+        """What an Euler step multiplies the velocity with; negative."""
+        return float(self.levels[step + 1] - self.levels[step])
+
+
+class NoiseLevels:
+    """Makes Sigmas with the checkpoint's scheduler."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.sigmas = lru_cache(maxsize=256)(self._sigmas)
+
+    def _sigmas(self, steps: int, output_tokens: int) -> Sigmas:
+        scheduler = copy.deepcopy(self._scheduler)
+        # Without these, set_timesteps spaces the levels otherwise than the pipelines do.
+        spaced = np.linspace(1.0, 1 / steps, steps)
+        scheduler.set_timesteps(sigmas=spaced, device="cpu", mu=shift(scheduler.config, output_tokens))
+        return Sigmas(levels=scheduler.sigmas.float(), timesteps=scheduler.timesteps.float() / 1000)
+
+
+def shift(config: Mapping[str, Any], output_tokens: int) -> float:
+    """The dynamic shift `mu`: linear in the number of output tokens. Source: diffusers' calculate_shift."""
+    base_tokens = config.get("base_image_seq_len", 256)
+    max_tokens = config.get("max_image_seq_len", 4096)
+    base_shift = config.get("base_shift", 0.5)
+    max_shift = config.get("max_shift", 1.15)
+    slope = (max_shift - base_shift) / (max_tokens - base_tokens)
+    return float(output_tokens * slope + (base_shift - slope * base_tokens))

@@ -1,0 +1,1 @@
+"""Checkpoint to pipeline: found, loaded, changed as the settings want it, placed."""

@@ -1,0 +1,192 @@
+"""Checkpoint → pipeline, as the settings want it: in which dtype, with what added, on which device."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from qwen_edit.families.family import MEGAPIXEL, Family
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.loading import adapters, attention, compiling, placement, quantization
+from qwen_edit.loading.checkpoint import Checkpoint, LoadError
+from qwen_edit.loading.presets import PRESETS, reconfigured
+from qwen_edit.pipeline import Devices, Pipeline
+from qwen_edit.request import Defaults
+from qwen_edit.settings import Loading, Settings
+
+log = logging.getLogger("image_edit_server")
+
+# The authors run guidance with a negative prompt of one space.
+NEGATIVE_PROMPT = " "
+TRUE_CFG_SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    pipeline: Pipeline
+    sizes: Sizes
+    defaults: Defaults
+    takes_masks: bool  # whether rows with texts of different length can share a forward
+
+
+def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Loaded:
+    """Loads the checkpoint; raises LoadError."""
+    log.info("Loading model from %s...", settings.model_dir)
+    family, serving, loading = checkpoint.family, checkpoint.serving, settings.loading
+    check(settings, device)
+    parts = _parts(checkpoint.folder, loading, device)
+    area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
+    try:
+        pipeline = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
+    except torch.OutOfMemoryError:
+        raise _does_not_fit(checkpoint.folder, device) from None
+    except LoadError:
+        raise
+    except Exception as error:  # compilers and kernels raise almost anything
+        log.exception("the loading options could not be applied")
+        raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
+    log.info("Model loaded successfully")
+    sizes = Sizes(family, area, pipeline.token_pixels)
+    return Loaded(pipeline, sizes, _defaults(settings, serving, family), takes_masks(loading))
+
+
+def accelerate(
+    parts: Any, loading: Loading, reference_area: int, device: torch.device, *, balanced: bool = False
+) -> Pipeline:
+    """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
+    _apply(parts, loading, device)
+    pipeline = Pipeline(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
+    if loading.compile:
+        compiling.compile_blocks(parts.transformer)
+        compiling.warm_up(pipeline, reference_area, masks=takes_masks(loading))
+    return pipeline
+
+
+def takes_masks(loading: Loading) -> bool:
+    return loading.attention_backend not in attention.WITHOUT_MASK
+
+
+def check(settings: Settings, device: torch.device) -> None:
+    """Raises LoadError for what this machine cannot do, before gigabytes are read."""
+    loading = settings.loading
+    placement.check_offload(loading.offload, device)
+    quantization.check(quantization.TRANSFORMER, loading.quantization, device)
+    quantization.check(quantization.TEXT_ENCODER, loading.text_encoder_quantization, device)
+    if loading.compile and loading.offload != "none":
+        raise LoadError(f"COMPILE=true: not together with OFFLOAD={loading.offload}, whose weights come and go")
+    if settings.device_map != "balanced":
+        return
+    for name, value in (("QUANTIZATION", loading.quantization),
+                        ("TEXT_ENCODER_QUANTIZATION", loading.text_encoder_quantization)):  # fmt: skip
+        if value not in ("none", "int8"):
+            raise LoadError(f"{name}={value}: not together with DEVICE_MAP=balanced; none or int8 is allowed there")
+    if loading.offload == "model":
+        raise LoadError("OFFLOAD=model: not together with DEVICE_MAP=balanced; none or group is allowed there")
+
+
+def _apply(parts: Any, loading: Loading, device: torch.device) -> None:
+    """What changes the parts of the pipeline, in the order that each needs; still in main memory."""
+    preset = PRESETS[loading.preset].scheduler if loading.preset else {}
+    parts.scheduler = reconfigured(parts.scheduler, {**preset, **dict(loading.scheduler_config)})
+    adapters.add(parts, loading.adapters, fuse=loading.fuse_adapters)
+    if loading.compile:
+        compiling.prepare(parts.transformer)
+    attention.set_backend(parts.transformer, loading.attention_backend, device)
+    if loading.vae_tiling:
+        parts.vae.enable_tiling()
+
+
+def _place(parts: Any, loading: Loading, device: torch.device, *, balanced: bool) -> Devices:
+    for target, kind in ((quantization.TRANSFORMER, loading.quantization),
+                         (quantization.TEXT_ENCODER, loading.text_encoder_quantization)):  # fmt: skip
+        layers = quantization.quantize(parts, target, kind, placement.CPU if balanced else device)
+        if layers:
+            log.info("%s=%s: %d layers", target.setting, kind, layers)
+            if loading.offload != "none":
+                target.part(parts).to(placement.CPU)
+    if balanced:
+        return placement.spread(parts, loading.offload)
+    return placement.place(parts, device, loading.offload)
+
+
+def _defaults(settings: Settings, serving: dict[str, Any], family: Family) -> Defaults:
+    def first(*values: Any) -> Any:
+        return next(value for value in values if value is not None)
+
+    preset = PRESETS.get(settings.loading.preset)
+    return Defaults(
+        num_inference_steps=first(
+            settings.default_steps,
+            preset and preset.num_inference_steps,
+            serving.get("num_inference_steps"),
+            family.num_inference_steps,
+        ),
+        true_cfg_scale=first(
+            settings.default_true_cfg_scale,
+            preset and preset.true_cfg_scale,
+            serving.get("true_cfg_scale"),
+            TRUE_CFG_SCALE,
+        ),
+        negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), NEGATIVE_PROMPT),
+    )
+
+
+def _parts(folder: Path, loading: Loading, device: torch.device) -> Any:
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    try:
+        return DiffusionPipeline.from_pretrained(
+            str(folder), dtype=_dtype(loading.dtype, device), local_files_only=True
+        )
+    except Exception as error:  # missing or damaged files surface as almost anything
+        log.exception("the checkpoint could not be loaded")
+        raise LoadError(f"QWEN_MODEL_DIR={folder}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _chosen(loading: Loading) -> str:
+    """The options that are not the defaults, by the names of their settings."""
+    names = {
+        "attention_backend": "ATTENTION_BACKEND",
+        "compile": "COMPILE",
+        "offload": "OFFLOAD",
+        "quantization": "QUANTIZATION",
+        "text_encoder_quantization": "TEXT_ENCODER_QUANTIZATION",
+    }
+    values = {name: getattr(loading, name) for name in names}
+    chosen = [f"{names[name]}={value}" for name, value in values.items() if value != getattr(Loading(), name)]
+    return " ".join(chosen).replace("True", "true") or "the loading options"
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _does_not_fit(folder: Path, device: torch.device) -> LoadError:
+    return LoadError(
+        f"QWEN_MODEL_DIR={folder}: the model does not fit the memory of {device}: QUANTIZATION, OFFLOAD and "
+        "DEVICE_MAP=balanced need less"
+    )
+
+
+def instance_device(kind: str, device_id: str) -> torch.device:
+    """The device of a Triton instance, from `model_instance_kind` and `model_instance_device_id`."""
+    if kind == "GPU":
+        return torch.device("cuda", int(device_id))
+    if kind == "MODEL" and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")

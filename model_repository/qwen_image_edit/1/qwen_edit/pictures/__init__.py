@@ -1,0 +1,1 @@
+"""Picture files and masks on their way in, and pictures on their way out."""

@@ -1,0 +1,85 @@
+"""Masks: which pixels an edit may change, in pixels and in latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFilter
+
+from qwen_edit.errors import BadRequest
+from qwen_edit.families.family import Size
+from qwen_edit.pictures import images
+
+ASPECT_TOLERANCE = 0.01  # of the mask against the first reference
+OUTPUT_ASPECT_TOLERANCE = 0.02  # of the output size asked for against the mask
+THRESHOLD = 128
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The edited region at the output's size, beside the source's own pixels."""
+
+    region: Image.Image  # "L", 255 where the edit may change pixels
+    source: Image.Image  # "RGB", the first reference at the output's size
+
+    def latent_region(self, latent_pixels: int) -> torch.Tensor:
+        """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so."""
+        width, height = self.region.size
+        values = torch.from_numpy(np.asarray(self.region, dtype=np.float32) / 255.0)[None, None]
+        rows, columns = height // latent_pixels, width // latent_pixels
+        return torch.nn.functional.interpolate(values, size=(rows, columns))  # nearest, as diffusers does
+
+    def composite(self, edited: npt.NDArray[np.uint8], latent_pixels: int) -> npt.NDArray[np.uint8]:
+        """The source's own pixels outside the region: the VAE's reconstruction is not the original.
+
+        The seam is blended over the `latent_pixels` of one latent, half of them on either side.
+        """
+        soft = self.region.filter(ImageFilter.BoxBlur(latent_pixels / 2))
+        return np.asarray(Image.composite(Image.fromarray(edited), self.source, soft))
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """An encoded mask as "L", 255 where the picture is edited."""
+    picture = images.open_checked(data, "mask", max_pixels)
+    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+    if has_alpha:
+        alpha = picture.convert("RGBA").getchannel("A")
+        region = alpha.point(lambda value: 255 if value < THRESHOLD else 0)
+    else:
+        region = images.flattened(picture).convert("L").point(lambda value: 255 if value >= THRESHOLD else 0)
+    if region.getextrema()[1] == 0:
+        how = (
+            "its alpha channel is opaque everywhere: make the region to edit transparent"
+            if has_alpha
+            else "it has no white pixel: paint the region to edit white, or make it transparent in a picture with alpha"
+        )
+        raise BadRequest("mask", how)
+    return region
+
+
+def fit(region: Image.Image, source: Image.Image, output: Size, *, size_asked: bool) -> Mask:
+    """The mask at the output's size; raises BadRequest where shapes do not agree."""
+    if _aspects_differ(region.size, source.size, ASPECT_TOLERANCE):
+        raise BadRequest(
+            "mask",
+            f"{_shown(region.size)}: the aspect ratio of the first reference image, {_shown(source.size)}, is needed",
+        )
+    if size_asked and _aspects_differ(output, region.size, OUTPUT_ASPECT_TOLERANCE):
+        raise BadRequest(
+            "size", f"{_shown(output)}: with a mask, the aspect ratio of the mask, {_shown(region.size)}, is needed"
+        )
+    fitted = region.resize(output, Image.Resampling.BILINEAR).point(lambda value: 255 if value >= THRESHOLD else 0)
+    if fitted.getextrema()[1] == 0:
+        raise BadRequest("mask", f"its edited region vanishes at {_shown(output)}: make it larger")
+    return Mask(fitted, source.resize(output, Image.Resampling.LANCZOS))
+
+
+def _aspects_differ(a: Size, b: Size, tolerance: float) -> bool:
+    return abs(a[0] * b[1] - b[0] * a[1]) > tolerance * b[0] * a[1]
+
+
+def _shown(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,177 @@
+"""The diffusers pipeline, typed: the one file that knows its helpers, and what they expect of their callers."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from PIL import Image
+
+from qwen_edit.families.family import Family, Size
+from qwen_edit.families.known import FAMILIES
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where inputs of each part go; its weights may be elsewhere at the moment."""
+
+    transformer: torch.device
+    text_encoder: torch.device
+    vae: torch.device
+
+    @classmethod
+    def of(cls, parts: Any) -> Self:
+        """Of a pipeline whose parts lie where they compute."""
+        return cls(parts.transformer.device, parts.text_encoder.device, parts.vae.device)
+
+    @classmethod
+    def all(cls, device: torch.device) -> Self:
+        """A GPU without a number is the first: a thread cannot choose one that has none."""
+        numbered = torch.device("cuda", 0) if device == torch.device("cuda") else device
+        return cls(numbered, numbered, numbered)
+
+
+class Scheduler(Protocol):
+    """A FlowMatchEulerDiscreteScheduler, of which each use takes a copy."""
+
+    config: Mapping[str, Any]
+    sigmas: torch.Tensor
+    timesteps: torch.Tensor
+
+    def set_timesteps(self, *, sigmas: npt.NDArray[np.float64], device: str, mu: float) -> None: ...
+
+
+class Pipeline:
+    """`parts` is the pipeline as diffusers made it, for who loads it and changes it."""
+
+    def __init__(self, parts: Any, devices: Devices | None = None) -> None:
+        self.parts = parts
+        self.devices = devices or Devices.of(parts)
+        self.family: Family = FAMILIES[type(parts).__name__]
+        self.scheduler: Scheduler = parts.scheduler
+        self.latent_pixels: int = parts.vae_scale_factor  # that a latent spans, a side
+        self.token_pixels = 2 * self.latent_pixels  # that a token spans: 2 × 2 latents are packed into one
+        self.latent_channels: int = parts.latent_channels
+        self.token_channels: int = parts.transformer.config.in_channels
+        self.template: str = parts.prompt_template_encode
+        tokens = sorted(parts.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self.control_tokens = re.compile("|".join(map(re.escape, tokens)))
+        self._dropped: int = parts.prompt_template_encode_start_idx  # tokens of the template that nobody sees
+        # The processor changes its tokenizer's padding, and a tokenizer in use must not be changed.
+        self._tokenizer_lock = threading.Lock()
+
+    def text_tokens(self, templated: str, pictures: Sequence[Size]) -> int:
+        """That the transformer sees of a text with pictures of these sizes."""
+        processor = self.parts.processor.image_processor
+        merge: int = processor.merge_size**2
+        # The template has one token a picture, which the processor repeats.
+        repeats: int = sum(
+            processor.get_number_of_image_patches(height, width, {}) // merge - 1 for width, height in pictures
+        )
+        with self._tokenizer_lock:
+            ids = self.parts.tokenizer(templated)["input_ids"]
+        return len(ids) + repeats - self._dropped
+
+    def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool) -> torch.Tensor:
+        """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device."""
+        with self._tokenizer_lock:
+            inputs = self.parts.processor(text=[templated], images=list(pictures), padding=True, return_tensors="pt")
+        inputs = inputs.to(self.devices.text_encoder)
+        # diffusers 0.42.1 does not pass mm_token_type_ids, and transformers then falls back to 1-D positions in
+        # silence; the checkpoints were trained with 3-D ones (M-RoPE).
+        positions = {"mm_token_type_ids": inputs["mm_token_type_ids"]} if mrope else {}
+        # The inner model leaves out the vocabulary logits and the KV cache; its last hidden state is the same.
+        hidden: torch.Tensor = self.parts.text_encoder.model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            pixel_values=inputs["pixel_values"],
+            image_grid_thw=inputs["image_grid_thw"],
+            use_cache=False,
+            **positions,
+        ).last_hidden_state
+        return hidden[0, self._dropped :].to(self.devices.transformer).contiguous()
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """(1, C, h, w) or (1, C, 1, h, w) → (tokens, 4 C)"""
+        channels, height, width = latents.shape[1], *latents.shape[-2:]
+        packed: torch.Tensor = self.parts._pack_latents(latents, 1, channels, height, width)
+        return packed[0]
+
+    def unpack(self, tokens: torch.Tensor, size: Size) -> torch.Tensor:
+        """(tokens, 4 C) of a picture of `size` → (1, C, 1, h, w)"""
+        width, height = size
+        latents: torch.Tensor = self.parts._unpack_latents(tokens[None], height, width, self.latent_pixels)
+        return latents
+
+    def noise(self, seed: int, size: Size) -> torch.Tensor:
+        """Packed (tokens, channels) float32, drawn on the CPU in the unpacked shape, as diffusers draws it."""
+        width, height = (2 * (side // self.token_pixels) for side in size)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        drawn = torch.randn((1, self.latent_channels, height, width), generator=generator, dtype=torch.float32)
+        return self.pack(drawn).to(self.devices.transformer)
+
+    def encode_picture(self, picture: Image.Image) -> torch.Tensor:
+        """Packed VAE latents (tokens, channels), on the transformer's device; the sides are multiples of a token's."""
+        pixels = self.parts.image_processor.preprocess(picture, picture.height, picture.width).unsqueeze(2)
+        pixels = pixels.to(self.devices.vae, self.parts.vae.dtype)
+        latents: torch.Tensor = self.parts._encode_vae_image(image=pixels, generator=None)  # (1, C, 1, h, w)
+        return self.pack(latents).to(self.devices.transformer).contiguous()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(1, C, 1, h, w) → (3, height, width) in -1..1, in the VAE's dtype"""
+        vae = self.parts.vae
+        latents = latents.to(self.devices.vae, vae.dtype)
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        # Divided by the inverse, as the pipelines do it, so that the result is theirs to the last bit.
+        pictures: torch.Tensor = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]
+        return pictures[0, :, 0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the transformer takes its inputs."""
+        dtype: torch.dtype = self.parts.transformer.dtype
+        return dtype
+
+    def velocities(
+        self,
+        tokens: torch.Tensor,  # (rows, tokens, channels)
+        timesteps: torch.Tensor,  # (rows,) in 0..1
+        texts: torch.Tensor,  # (rows, text tokens, joint_attention_dim)
+        mask: torch.Tensor | None,  # (rows, text tokens) of booleans; None: all of them count
+        shapes: Sequence[tuple[int, int, int]],  # (1, height, width) in tokens of each picture of a row
+    ) -> torch.Tensor:
+        """The transformer's, (rows, tokens, channels)."""
+        predicted: torch.Tensor = self.parts.transformer(
+            hidden_states=tokens,
+            timestep=timesteps,
+            encoder_hidden_states=texts,
+            encoder_hidden_states_mask=mask,
+            img_shapes=[list(shapes)] * len(tokens),
+            return_dict=False,
+        )[0]
+        return predicted
+
+
+class AttentionProcessor:
+    """Of one block's attention; set_attention_backend of diffusers chooses its kernel by the name of this attribute."""
+
+    _attention_backend: AttentionBackendName | None = None
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(rows, tokens, heads, width of a head), each"""
+        attended: torch.Tensor = dispatch_attention_fn(
+            queries, keys, values, attn_mask=mask, backend=self._attention_backend
+        )
+        return attended

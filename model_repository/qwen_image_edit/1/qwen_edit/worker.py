@@ -1,0 +1,143 @@
+"""What is computed for a job; when, and for whom together, is the engine's to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.conditioning.conditioner import Conditioner
+from qwen_edit.conditioning.preparation import Preparation, Prepared
+from qwen_edit.conditioning.texts import Prompts
+from qwen_edit.errors import Failed
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting
+from qwen_edit.forward.sigmas import NoiseLevels
+from qwen_edit.job import Job, Result
+from qwen_edit.pictures import decoding
+from qwen_edit.pipeline import Pipeline
+from qwen_edit.request import EditRequest
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Since the start, but for the bytes."""
+
+    cache_hits: int
+    cache_misses: int
+    cache_bytes: int  # held
+    gpu_peak_bytes: int
+
+
+class Worker(Protocol):
+    """Called from one thread, and `prepare` from another."""
+
+    @property
+    def device(self) -> torch.device:
+        """That the steps are made on."""
+
+    def prepare(self, request: EditRequest) -> Prepared:
+        """Decodes and checks; raises BadRequest."""
+
+    def encode(self, job: Job) -> Denoising:
+        """The state of a waiting job before its first step."""
+
+    def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
+        """Moves every running job one step on. All must share a geometry; none is changed where this raises."""
+
+    def decode(self, job: Job) -> Result:
+        """What a job answers after the last step of its run; raises Failed where the model made no numbers."""
+
+    def free_memory(self, *, encodings: bool) -> None:
+        """Gives back what is only kept for speed: memory, and with `encodings` what no job holds of these."""
+
+    def usage(self) -> Usage: ...
+
+
+class PipelineWorker:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        sizes: Sizes,
+        *,
+        cache_bytes: int,
+        max_input_pixels: int,
+        mrope: bool = True,
+        unpadded_row_tokens: int = 2**31,
+    ) -> None:
+        self._pipeline = pipeline
+        self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), mrope=mrope)
+        self._preparation = Preparation(
+            sizes,
+            Prompts(pipeline),
+            self._conditioner,
+            channels=pipeline.token_channels,
+            max_input_pixels=max_input_pixels,
+        )
+        self._denoiser = Denoiser(pipeline, unpadded_row_tokens)
+        self._levels = NoiseLevels(pipeline.scheduler)
+
+    @property
+    def device(self) -> torch.device:
+        return self._pipeline.devices.transformer
+
+    def prepare(self, request: EditRequest) -> Prepared:
+        return self._preparation.prepare(request)
+
+    def encode(self, job: Job) -> Denoising:
+        prepared, request, geometry, conditioner = job.prepared, job.request, job.geometry, self._conditioner
+        noise = self._pipeline.noise(request.seed, geometry.output)
+        negative = prepared.negative_prompt
+        return Denoising(
+            geometry=geometry,
+            latents=noise if request.latents is None else torch.from_numpy(request.latents).to(self.device),
+            references=tuple(
+                conditioner.latents(reference, size)
+                for reference, size in zip(prepared.references, geometry.references, strict=True)
+            ),
+            text=conditioner.text_embeddings(prepared.prompt, prepared.references),
+            negative_text=conditioner.text_embeddings(negative, prepared.references) if negative else None,
+            true_cfg_scale=request.true_cfg_scale,
+            sigmas=self._levels.sigmas(request.num_inference_steps, geometry.tokens[0]),
+            step=request.start_step,
+            inpainting=self._inpainting(prepared, noise),
+            keep_clean_at=request.stop_step if request.preview else None,
+        )
+
+    def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
+        self._denoiser.step([job.state for job in jobs], rows_per_forward=rows_per_forward)
+
+    def decode(self, job: Job) -> Result:
+        state, size, pipeline = job.state, job.geometry.output, self._pipeline
+        latents = state.latents.cpu().numpy()
+        if not np.isfinite(latents).all():
+            raise Failed("the model produced NaN or infinite values for this edit")
+        if job.finished:
+            image, mask = decoding.picture(pipeline, state.latents, size), job.prepared.mask
+            return Result(image=mask.composite(image, pipeline.latent_pixels) if mask else image)
+        if state.clean is None:
+            return Result(latents=latents)
+        return Result(latents=latents, preview=decoding.preview(pipeline, state.clean, size, job.request.preview))
+
+    def free_memory(self, *, encodings: bool) -> None:
+        if encodings:
+            self._conditioner.cache.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def usage(self) -> Usage:
+        cache = self._conditioner.cache
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return Usage(cache.hits, cache.misses, cache.bytes, peak)
+
+    def _inpainting(self, prepared: Prepared, noise: torch.Tensor) -> Inpainting | None:
+        if prepared.mask is None:
+            return None
+        pipeline = self._pipeline
+        source = self._conditioner.latents(prepared.references[0], prepared.geometry.output).float()
+        region = prepared.mask.latent_region(pipeline.latent_pixels).repeat(1, pipeline.latent_channels, 1, 1)
+        return Inpainting(pipeline.pack(region).to(self.device), noise, source)

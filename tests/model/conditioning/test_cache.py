@@ -1,0 +1,50 @@
+"""The conditioning cache: bounded in bytes, least recently used out first."""
+
+from __future__ import annotations
+
+import torch
+from qwen_edit.conditioning.cache import TensorCache
+
+KILOBYTE = 256  # float32 values
+
+
+def filled(value: int) -> torch.Tensor:
+    return torch.full((KILOBYTE,), float(value))
+
+
+def test_a_key_is_computed_once() -> None:
+    cache, calls = TensorCache(10_000), []
+
+    def compute() -> torch.Tensor:
+        calls.append(1)
+        return filled(1)
+
+    assert cache.get("a", compute) is cache.get("a", compute)
+    assert (len(calls), cache.hits, cache.misses, cache.bytes) == (1, 1, 1, 1024)
+
+
+def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
+    cache = TensorCache(3 * 1024)
+    for key in (1, 2, 3):
+        cache.get(key, lambda key=key: filled(key))
+    cache.get(1, lambda: filled(-1))
+    cache.get(4, lambda: filled(4))
+    assert [key in cache for key in (1, 2, 3, 4)] == [True, False, True, True]
+    assert cache.bytes == 3 * 1024
+
+
+def test_what_somebody_holds_is_found_after_it_left() -> None:
+    cache = TensorCache(0)
+    held = cache.get("a", lambda: filled(1))
+    assert cache.bytes == 0
+    assert cache.get("a", lambda: filled(2)) is held
+    del held
+    assert "a" not in cache
+
+
+def test_cleared_it_holds_nothing() -> None:
+    cache = TensorCache(10_000)
+    cache.get("a", lambda: filled(1))
+    cache.clear()
+    assert cache.bytes == 0
+    assert "a" not in cache

@@ -1,0 +1,116 @@
+"""Where weights go: maps of the real architecture, without its weights and without GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import difference, edit, engine_on, load_pipeline
+from qwen_edit.loading import placement
+from qwen_edit.loading.checkpoint import LoadError
+from qwen_edit.pipeline import Devices
+
+from standalone.checkpoint import build_pipeline
+
+GIGABYTE = placement.GIGABYTE
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, torch.nn.Module]:
+    return placement.parts_of(build_pipeline("plus-2511", "full", device="meta"))
+
+
+def cards(*gigabytes: float) -> dict[int, int]:
+    return {number: int(size * GIGABYTE) for number, size in enumerate(gigabytes)}
+
+
+def bytes_on(parts: dict[str, torch.nn.Module], maps: dict[str, Any], device: int | str) -> float:
+    return sum(placement.bytes_by_device(module, maps[name]).get(device, 0) for name, module in parts.items())
+
+
+def test_the_weights_take_what_the_readme_counts_with(parts: dict[str, torch.nn.Module]) -> None:
+    sizes = {name: round(placement.bytes_of(module) / GIGABYTE, 1) for name, module in parts.items()}
+    assert sizes == {"transformer": 40.9, "text_encoder": 15.5, "vae": 0.3}
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [cards(76), cards(44, 44), cards(20, 20, 20, 20), cards(12, 12, 12, 12, 12, 12), cards(36, 20, 10)],
+    ids=["1×80", "2×48", "4×24", "6×16", "unequal"],
+)
+def test_a_map_covers_every_module_in_whole_blocks_within_the_memory(
+    parts: dict[str, torch.nn.Module], memory: dict[int, int]
+) -> None:
+    maps = placement.plan(parts, memory)
+    placement.check_fits(parts, maps, memory, "none")
+    for name, module in parts.items():
+        for tensor, _ in module.named_parameters():
+            owners = [where for where in maps[name] if not where or tensor == where or tensor.startswith(f"{where}.")]
+            assert len(owners) == 1, tensor
+    assert len(maps["vae"]) == 1
+    inside = [
+        where for where in maps["transformer"] if where.startswith("transformer_blocks.") and where.count(".") > 1
+    ]
+    assert not inside, "a block is divided"
+    for number, room in memory.items():
+        assert bytes_on(parts, maps, number) <= room
+
+
+def test_a_part_that_fits_a_card_stays_whole(parts: dict[str, torch.nn.Module]) -> None:
+    maps = placement.plan(parts, cards(44, 44))
+    assert (maps["transformer"], maps["text_encoder"]) == ({"": 0}, {"": 1})
+
+
+def test_a_map_that_leaves_a_block_out_fails_with_what_is_missing(parts: dict[str, torch.nn.Module]) -> None:
+    memory = cards(20, 20)
+    maps = placement.plan(parts, memory)
+    with pytest.raises(LoadError, match=r"DEVICE_MAP=balanced: (\d+\.\d) GB more GPU memory is needed.* 56\.6 GB"):
+        placement.check_fits(parts, maps, memory, "none")
+    placement.check_fits(parts, maps, memory, "group")
+    assert bytes_on(parts, maps, "cpu") >= 16 * GIGABYTE
+
+
+@pytest.mark.parametrize(("given", "device"), [("cuda", "cuda:0"), ("cuda:3", "cuda:3"), ("cpu", "cpu")])
+def test_the_device_of_all_parts_has_a_number(given: str, device: str) -> None:
+    assert {str(each) for each in vars(Devices.all(torch.device(given))).values()} == {device}
+
+
+def test_the_one_that_ran_last_is_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[tuple[str, str]] = []
+
+    class Part(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def to(self, device: Any) -> Any:
+            moves.append((self.name, str(device)))
+            return self
+
+        def forward(self) -> None:
+            pass
+
+    text, transformer = Part("text"), Part("transformer")
+    placement.Exchange([text, transformer], torch.device("cuda", 1))
+    for part in (text, transformer, transformer, text):
+        part()
+    assert moves == [
+        ("text", "cuda:1"), ("text", "cpu"), ("transformer", "cuda:1"), ("transformer", "cpu"), ("text", "cuda:1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_an_offloaded_pipeline_edits_the_same(
+    sensitive: Callable[[str], Path], photo: Callable[[str], bytes], offload: str
+) -> None:
+    """With the CPU as the device that weights come to."""
+    request = edit(photo("cat"), true_cfg_scale=3.0, num_inference_steps=3)
+    pipeline = load_pipeline(sensitive("plus"))
+    with engine_on(pipeline) as engine:
+        reference = engine.latents(request)
+    devices = placement.place(pipeline, torch.device("cpu"), offload)
+    with engine_on(pipeline, devices=devices) as engine:
+        assert difference(engine.latents(request), reference) == 0
