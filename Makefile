@@ -13,7 +13,7 @@ serve: $(VENV)/.serve  ## install what is needed, start Triton and the shim, pri
 	@exec $(VENV)/bin/python -m standalone
 
 test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny checkpoint
-	$(VENV)/bin/python tests/tools.py
+	$(VENV)/bin/python -m tests.kit.tools
 	$(VENV)/bin/python -m pytest
 
 faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload under load: half an hour
@@ -26,7 +26,7 @@ check: $(VENV)/.test  ## ruff and mypy
 	$(VENV)/bin/mypy shim standalone model_repository/qwen_image_edit/1/qwen_edit
 
 demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
-	$(VENV)/bin/python -m standalone.demo
+	$(VENV)/bin/python -m checkpoints.demo
 
 clean:  ## remove everything that make installed or wrote
 	rm -rf $(VENV) .triton .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -43,9 +43,9 @@ $(VENV)/.serve: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.serve pyproject.toml constraints.txt
-	$(PIP) -e '.[shim,model,standalone,test,dev]'
+	$(PIP) -e '.[shim,model,standalone,checkpoints,test,dev]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.serve pyproject.toml constraints.txt
-	$(PIP) -e '.[shim,model,standalone,demo]'
+	$(PIP) -e '.[shim,model,standalone,checkpoints]'
 	@touch $@

@@ -34,9 +34,9 @@ from qwen_edit.engine import Engine
 from qwen_edit.families import FAMILIES, Sizes
 from qwen_edit.request import EditRequest
 
-from benchmarks import stock
-from benchmarks.inprocess import Answer, Watch
-from standalone.checkpoint import build_pipeline
+from checkpoints.random_weights import build_pipeline
+from tests.kit import stock
+from tests.kit.in_process import Answer, Watch
 
 PICTURES = Path(__file__).resolve().parents[1] / "tests" / "data"
 PROMPTS = ("make it black and white", "put snow on the ground", "paint the sky red at dusk", "remove the background",

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import requests
-from servers import PROJECT, Server, serve, serve_shim
 
-from standalone.checkpoint import SIZES, write_checkpoint
+from checkpoints.architectures import SIZES
+from checkpoints.random_weights import write_checkpoint
+from tests.kit.servers import PROJECT, Server, serve, serve_shim
 
 PHOTO = PROJECT / "tests" / "data" / "cat.jpg"
 

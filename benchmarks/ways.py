@@ -23,10 +23,11 @@ from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
 from qwen_edit.sigmas import SigmaSchedule
 
-from benchmarks import forwards, stock
-from benchmarks.inprocess import Answer, Watch
+from benchmarks import forwards
+from checkpoints.random_weights import build_pipeline
 from shim.encode import encode
-from standalone.checkpoint import build_pipeline
+from tests.kit import stock
+from tests.kit.in_process import Answer, Watch
 
 PICTURE = Path(__file__).resolve().parents[1] / "tests" / "data" / "cat.jpg"
 PROMPT, NEGATIVE = "paint the whole picture in bright orange and put a hat on the cat", "blurry, low quality"

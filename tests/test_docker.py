@@ -196,6 +196,42 @@ def test_the_build_context_is_what_the_dockerfiles_copy() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
+def copied_files(dockerfile: str) -> Iterator[Path]:
+    for copy in arguments_of(dockerfile, "COPY"):
+        for source in copy.split()[:-1]:
+            yield from ((ROOT / source).rglob("*") if (ROOT / source).is_dir() else [ROOT / source])
+
+
+def imported(source: Path) -> set[str]:
+    """The packages that a file imports, at its head or later."""
+    names = []
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.append(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_an_image_holds_neither_weights_nor_what_makes_them(dockerfile: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    files = list(copied_files(dockerfile))
+    sources = [path for path in files if path.suffix == ".py"]
+
+    assert sources
+    assert not [path for path in files if path.suffix == ".safetensors"]
+    assert not [path for path in sources if imported(path) & {"checkpoints", "tokenizers", "skimage", "sklearn"}]
+    assert not {package for extra in EXTRAS[dockerfile] for package in extras[extra]} & set(extras["checkpoints"])
+
+
+def test_the_launcher_and_its_supervisor_never_import_torch() -> None:
+    sources = list((ROOT / "standalone").rglob("*.py"))
+
+    assert sources
+    assert not [path for path in sources if imported(path) & {"torch", "diffusers", "transformers", "qwen_edit"}]
+
+
 def test_the_container_runs_the_supervisor_reachable_for_other_containers() -> None:
     (command,) = arguments_of("Dockerfile.triton", "CMD")
     python, *module = json.loads(command)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
-from servers import PROJECT, Server, environment
+
+from tests.kit.servers import PROJECT, Server, environment
 
 README = (PROJECT / "README.md").read_text()
 PICTURES = {"photo.jpg": "cat", "room.jpg": "coffee", "flowers.jpg": "astronaut"}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients.conftest import Service
-from servers import environment
+
+from tests.clients.conftest import Service
+from tests.kit.servers import environment
 
 SCRIPT = Path(__file__).with_name("litellm_edits.py")
 

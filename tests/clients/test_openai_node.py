@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import requests
-from clients.conftest import Service
+
+from tests.clients.conftest import Service
 
 SCRIPT = Path(__file__).with_name("openai_edits.cjs")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import openai
 import pytest
-from clients.conftest import Service
 from openai.types import ImageEditCompletedEvent, ImageEditPartialImageEvent, ImagesResponse
+
+from tests.clients.conftest import Service
 
 EDIT: dict[str, Any] = {"prompt": "make it a drawing", "size": "64x64"}
 SEED = {"seed": 7, "steps": 4, "negative_prompt": "blurry", "true_cfg_scale": 4}

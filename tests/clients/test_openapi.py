@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from servers import Server, environment, serve_shim
+
+from tests.kit.servers import Server, environment, serve_shim
 
 KEY = "a-secret-key"
 CHECKS = (

@@ -7,14 +7,14 @@ import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from standalone.demo import cosines, transformer
-from standalone.demo.autoencoder import CONFIG, as_frames, decode, encode
-from standalone.demo.copying import start_with_copying
-from standalone.demo.edits import EDITS
-from standalone.demo.pictures import Picture, procedural
-from standalone.demo.single_frame import clear_unused_kernels, single_frame
-from standalone.demo.text import DROPPED_TOKENS, TEMPLATE, build_text_encoder
-from standalone.demo.wordings import choosing_prompt, prompt
+from checkpoints.demo import cosines, transformer
+from checkpoints.demo.autoencoder import CONFIG, as_frames, decode, encode
+from checkpoints.demo.copying import start_with_copying
+from checkpoints.demo.edits import EDITS
+from checkpoints.demo.pictures import Picture, procedural
+from checkpoints.demo.single_frame import clear_unused_kernels, single_frame
+from checkpoints.demo.text import DROPPED_TOKENS, TEMPLATE, build_text_encoder
+from checkpoints.demo.wordings import choosing_prompt, prompt
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_every_word_of_the_wordings_is_one_token() -> None:
 
 
 def test_equal_seeds_give_equal_pictures() -> None:
-    from standalone.demo.pictures import PictureSource
+    from checkpoints.demo.pictures import PictureSource
 
     first, second = (PictureSource(5).batch(4, 40, 32) for _ in range(2))
     assert np.array_equal(first, second)

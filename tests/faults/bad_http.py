@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from faults.calls import Call, Raw
 from hypothesis import strategies as st
+
+from tests.faults.calls import Call, Raw
 
 PATHS = (
     *(

@@ -8,9 +8,10 @@ from base64 import b64encode
 from typing import Any
 from urllib.parse import quote
 
-from faults.bad_pictures import pictures, sound
-from faults.calls import Call, Malformed, Posted
 from hypothesis import strategies as st
+
+from tests.faults.bad_pictures import pictures, sound
+from tests.faults.calls import Call, Malformed, Posted
 
 BOUNDARY = "----b0undary"
 # Small and quick, where a bad input happens to be a good one.

@@ -7,9 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from hostile_pictures import LABORIOUS, LIGHT, animation, saved
 from hypothesis import strategies as st
 from PIL import Image
+
+from tests.kit.hostile_pictures import LABORIOUS, LIGHT, animation, saved
 
 DATA = Path(__file__).parents[1] / "data"
 SIDE = 96  # pixels of the sound ones

@@ -6,9 +6,10 @@ import struct
 from typing import Any
 
 import numpy as np
-from faults.bad_pictures import pictures, sound
-from faults.calls import Call, Inferred, Rpc, Tensor, texts
 from hypothesis import strategies as st
+
+from tests.faults.bad_pictures import pictures, sound
+from tests.faults.calls import Call, Inferred, Rpc, Tensor, texts
 
 TYPES = {
     "size": ("INT32", 2), "num_inference_steps": ("INT32", 1), "true_cfg_scale": ("FP32", 1), "seed": ("INT64", 1),

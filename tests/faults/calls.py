@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
-from servers import Server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.kit.servers import Server
 
 MODEL = "qwen_image_edit"
 SECONDS = 5.0  # within which everything is answered

@@ -16,15 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from faults.bad_http import bad_http
-from faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
-from faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
-from faults.calls import SECONDS, Answer, Call, close_connections
-from faults.watchers import Bystander, SlowClients, Usage, median_usage, usage
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from servers import Server, serve
-from stacks import balancer
+
+from tests.faults.bad_http import bad_http
+from tests.faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
+from tests.faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
+from tests.faults.calls import SECONDS, Answer, Call, close_connections
+from tests.faults.watchers import Bystander, SlowClients, Usage, median_usage, usage
+from tests.kit.haproxy import haproxy
+from tests.kit.servers import Server, serve
 
 pytestmark = pytest.mark.faults
 
@@ -139,7 +140,7 @@ def server(
             BODY_TIMEOUT_SECONDS=str(BODY_TIMEOUT_SECONDS),
             TMPDIR=str(tmp_path_factory.mktemp("spool")),
         ) as server,
-        balancer(server) as proxy,
+        haproxy(server) as proxy,
     ):
         server.balancer_port = proxy.port
         yield server

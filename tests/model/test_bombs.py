@@ -7,10 +7,11 @@ import time
 import tracemalloc
 
 import pytest
-from hostile_pictures import LABORIOUS, LIGHT, gradient, jpeg_of_scans, jpeg_with, saved
 from PIL import Image
 from qwen_edit import images
 from qwen_edit.errors import BadRequest
+
+from tests.kit.hostile_pictures import LABORIOUS, LIGHT, gradient, jpeg_of_scans, jpeg_with, saved
 
 MAX_PIXELS = 5_000_000
 SECONDS = 2.0  # of one decoding, on a busy machine

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit import compiling, rotary
 from qwen_edit.checkpoint import LoadError, find
 from qwen_edit.loading import load
 from qwen_edit.settings import Settings
 from torch._dynamo.utils import counters
+
+from tests.kit.engines import difference, edit, engine_on, load_pipeline
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from engines import difference, edit, engine_on
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from qwen_edit import attention, loading, quantization
@@ -22,6 +21,8 @@ from qwen_edit.presets import LIGHTNING_SCHEDULER
 from qwen_edit.settings import Adapter, Settings, SettingsError
 from qwen_edit.sigmas import SigmaSchedule
 from safetensors.torch import save_file
+
+from tests.kit.engines import difference, edit, engine_on
 
 CPU = torch.device("cpu")
 EXACT = 1e-4  # of the latents' standard deviation, largest difference

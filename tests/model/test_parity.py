@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
 from qwen_edit import conditioning, denoise, families, sigmas
 from qwen_edit.engine import Engine
 from qwen_edit.request import EditRequest
 
-from benchmarks import stock
+from tests.kit import stock
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
 FAMILIES = ("edit", "plus", "plus-2511")

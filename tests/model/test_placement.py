@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit import placement
 from qwen_edit.checkpoint import LoadError
 
-from standalone.checkpoint import build_pipeline
+from checkpoints.random_weights import build_pipeline
+from tests.kit.engines import difference, edit, engine_on, load_pipeline
 
 GIGABYTE = placement.GIGABYTE
 

@@ -7,7 +7,11 @@ import io
 import time
 
 import pytest
-from hostile_pictures import (
+from starlette.datastructures import UploadFile
+
+from shim.errors import InvalidInput
+from shim.images import Picture
+from tests.kit.hostile_pictures import (
     LIGHT,
     Make,
     jpeg_of_empty_segments,
@@ -17,10 +21,6 @@ from hostile_pictures import (
     png_of_empty_chunks,
     tiff_of_strips,
 )
-from starlette.datastructures import UploadFile
-
-from shim.errors import InvalidInput
-from shim.images import Picture
 
 MAX_PIXELS = 50_000_000
 SECONDS = 2.0  # of one check, on a busy machine

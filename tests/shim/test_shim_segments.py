@@ -7,7 +7,6 @@ import time
 from typing import Any, Never
 
 import pytest
-from scripted import STEPS, Call, ScriptedTriton, obey
 from starlette.datastructures import UploadFile
 
 from shim import segments
@@ -20,6 +19,7 @@ from shim.request import Job, parse_edit
 from shim.segments import Edited, Patience, Plan, Runner, back_off
 from shim.settings import Settings
 from shim.triton import Answer, Interrupted, Segment, Unreached
+from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
 
 
 def ends(plan: Plan, steps: int, known: bool = True) -> list[int]:

@@ -14,7 +14,6 @@ from typing import Any, Never
 
 import pytest
 from PIL import Image
-from scripted import STEPS, Call, ScriptedTriton, obey
 from starlette.testclient import TestClient
 
 from shim import streaming
@@ -22,6 +21,7 @@ from shim.app import create_app
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.settings import Settings
 from shim.triton import Answer, Segment
+from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
 
 EDITS = "/v1/images/edits"
 FRAME = re.compile(r"event: ([a-z_.]+)\ndata: (\{[^\n]*\})")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
-from servers import Server, serve_shim
+
+from tests.kit.servers import Server, serve_shim
 
 Photo = Callable[[str], bytes]
 STEPS = 100

@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
 import tritonclient.http
-from servers import PROJECT, Server, serve
 from tritonclient.utils import InferenceServerException
 
-DTYPES = {
-    "image": "BYTES", "prompt": "BYTES", "size": "INT32", "num_inference_steps": "INT32", "seed": "INT64",
-    "start_step": "INT32", "stop_step": "INT32", "latents": "FP32",
-}  # fmt: skip
-NUMPY = {"BYTES": np.object_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+from tests.kit.servers import PROJECT, Server, serve
+from tests.kit.tensors import MODEL, inputs
 
 
 @dataclass
@@ -37,14 +32,9 @@ class Sent:
 
 def infer(server: Server, **tensors: Any) -> Sent:
     client = tritonclient.http.InferenceServerClient(server.triton_http, network_timeout=120.0)
-    inputs = []
-    for name, value in tensors.items():
-        array = np.array([value], dtype=NUMPY[DTYPES[name]])
-        tensor = tritonclient.http.InferInput(name, list(array.shape), DTYPES[name])
-        inputs.append(tensor.set_data_from_numpy(array))
     started = time.monotonic()
     try:
-        result, error = client.infer("qwen_image_edit", inputs), None
+        result, error = client.infer(MODEL, inputs(tritonclient.http, **tensors)), None
     except InferenceServerException as raised:
         result, error = None, raised.message()
     finally:
@@ -75,7 +65,7 @@ def test_of_twenty_edits_sent_at_once_eight_are_taken_and_twelve_refused_at_once
 ) -> None:
     image = photo("cat")
     common: dict[str, Any] = {"image": [image], "prompt": [b"blue"], "size": [384, 384], "seed": [1]}
-    stopped = infer(small, **common, num_inference_steps=[20], stop_step=[19]).result.as_numpy("latents")[0]
+    stopped = infer(small, **common, num_inference_steps=[20], stop_step=[19]).result.as_numpy("latents")
 
     def new(seed: int) -> Callable[[], Sent]:
         return lambda: infer(small, **{**common, "seed": [seed]}, num_inference_steps=[20])

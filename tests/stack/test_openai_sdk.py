@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 from PIL import Image
-from servers import Server, serve_shim
+
+from tests.kit.servers import Server, serve_shim
 
 KEY = "a-secret-key"
 SMALL = {"prompt": "make it black and white", "size": "128x96"}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import requests
-from balancer import Balancer, balance
 from PIL import Image
-from servers import Server, serve_shim
+
+from tests.kit.balancer import Balancer, balance
+from tests.kit.servers import Server, serve_shim
 
 Photo = Callable[[str], bytes]
 EDITS = "/v1/images/edits"

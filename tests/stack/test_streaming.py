@@ -15,7 +15,8 @@ import openai
 import pytest
 import requests
 from PIL import Image
-from servers import Server
+
+from tests.kit.servers import Server
 
 Photo = Callable[[str], bytes]
 EDIT: dict[str, Any] = {

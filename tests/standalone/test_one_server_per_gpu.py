@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from servers import PORTS, Server, environment, run
 
 from standalone import balancer, cuda
 from standalone.errors import LaunchError
 from standalone.plan import Plan, plan
 from standalone.settings import Settings
 from standalone.tritonserver import TritonServer
+from tests.kit.servers import PORTS, Server, environment, run
 
 # A launcher on a machine that seems to have two devices, whose servers run on the CPU.
 TWO_SERVERS = """

@@ -1,4 +1,4 @@
-"""What the tests need beside the main environment: python tests/tools.py
+"""What the tests need beside the main environment: python -m tests.kit.tools
 
 Environments that do not fit into it, each in a folder of .tools/, made once, and again when what it is made of changes;
 and programs from Debian's packages, which only root can install. What cannot be installed is reported and left out, as
@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-LISTS = Path(__file__).parent / "environments"
-TOOLS = Path(__file__).resolve().parents[1] / ".tools"
+LISTS = Path(__file__).resolve().parents[1] / "environments"
+TOOLS = Path(__file__).resolve().parents[2] / ".tools"
 STAMP = ".installed"
 INSTALL_SECONDS = 600
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import os
 import signal
 import socket
@@ -17,14 +15,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
 # What a child may inherit from whoever runs the tests: never a setting of ours.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -108,17 +102,6 @@ class Server:
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain:\n{self.log}"
             time.sleep(0.02)
-
-
-def pictures(answer: dict[str, Any]) -> list[npt.NDArray[np.uint8]]:
-    """The pictures of an edit's JSON answer, each (height, width, 3)."""
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))) for item in answer["data"]]
-
-
-def grey_levels(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> int:
-    """The largest difference of two pictures of one size."""
-    assert a.shape == b.shape
-    return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
 def answers_200(url: str) -> bool:

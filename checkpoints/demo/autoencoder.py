@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage
 
-from standalone.demo.cosines import set_encoder, start_decoder
-from standalone.demo.pictures import PictureSource
-from standalone.demo.single_frame import clear_unused_kernels, single_frame
+from checkpoints.demo.cosines import set_encoder, start_decoder
+from checkpoints.demo.pictures import PictureSource
+from checkpoints.demo.single_frame import clear_unused_kernels, single_frame
 
 log = logging.getLogger(__name__)
 

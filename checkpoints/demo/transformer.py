@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-from standalone.demo.autoencoder import as_frames
-from standalone.demo.copying import start_with_copying
-from standalone.demo.cosines import BLOCK, coefficients
-from standalone.demo.course import (
+from checkpoints.demo.autoencoder import as_frames
+from checkpoints.demo.copying import start_with_copying
+from checkpoints.demo.cosines import BLOCK, coefficients
+from checkpoints.demo.course import (
     EDITS_SEEN,
     LEARNING_RATE,
     SEED,
@@ -25,9 +25,9 @@ from standalone.demo.course import (
     Cells,
     Stage,
 )
-from standalone.demo.edits import EDITS
-from standalone.demo.pictures import Picture, PictureSource
-from standalone.demo.text import WIDTH, TextEncoder, Wording, Wordings
+from checkpoints.demo.edits import EDITS
+from checkpoints.demo.pictures import Picture, PictureSource
+from checkpoints.demo.text import WIDTH, TextEncoder, Wording, Wordings
 
 log = logging.getLogger(__name__)
 

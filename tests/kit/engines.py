@@ -14,7 +14,7 @@ from qwen_edit.engine import Engine
 from qwen_edit.families import FAMILIES, Sizes
 from qwen_edit.request import EditRequest
 
-from benchmarks.inprocess import Answer, Watch
+from tests.kit.in_process import Answer, Watch
 
 REFERENCE_AREA = 64 * 64
 
