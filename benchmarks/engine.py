@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ def measure(pipeline: Any, size: int, scale: float, options: argparse.Namespace)
     requests = edits(options.edits, size, scale, options.steps)
     ways: dict[str, Callable[[list[EditRequest]], Run]] = {"stock": lambda sent: run_stock(pipeline, sizes, sent)}
     for clients in options.concurrency:
-        ways[f"engine, {clients}"] = lambda sent, clients=clients: run_engine(
-            pipeline, sizes, sent, clients, options.max_batch_tokens
+        ways[f"engine, {clients}"] = partial(
+            run_engine, pipeline, sizes, clients=clients, budget=options.max_batch_tokens
         )
     for way in ways.values():
         way(requests[:2])

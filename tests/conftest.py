@@ -19,13 +19,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 DATA = Path(__file__).parent / "data"
 
 
-def _checkpoints(folder: Path, **options: bool) -> Callable[[str], Path]:
+def _checkpoints(folder: Path, *, sensitive: bool = False) -> Callable[[str], Path]:
     from checkpoints.random_weights import write_checkpoint
 
     def of(family: str) -> Path:
         path = folder / family
         if not path.exists():
-            write_checkpoint(path, family, **options)
+            write_checkpoint(path, family, sensitive=sensitive)
         return path
 
     return of

@@ -65,7 +65,7 @@ def train_decoder(vae: AutoencoderKLQwenImage, stages: tuple[Stage, ...] = STAGE
             for _ in range(stage.steps):
                 loss = _loss(vae, as_frames(pictures.batch(stage.batch, stage.side, stage.side)))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()

@@ -63,7 +63,7 @@ def test_a_picture_is_the_same_however_it_is_passed(
 
 def test_bytes_without_any_name_are_refused_with_a_hint(client: openai.OpenAI, folder: Path) -> None:
     with pytest.raises(openai.BadRequestError, match="with a filename") as raised:
-        client.images.edit(image=(None, (folder / "cat.jpg").read_bytes(), "image/jpeg"), **EDIT)  # type: ignore[arg-type]
+        client.images.edit(image=(None, (folder / "cat.jpg").read_bytes(), "image/jpeg"), **EDIT)
     assert raised.value.param == "image"
 
 

@@ -153,7 +153,11 @@ def rain(storm: Storm, inputs: int, number: int) -> None:
 
         @seed(SEED + number)
         @settings(
-            max_examples=share, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
+            max_examples=share,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
         )
         @given(calls)
         def pour(call: Call) -> None:

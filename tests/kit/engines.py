@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from qwen_edit.engine import Engine
 from qwen_edit.families import FAMILIES, Sizes
@@ -33,7 +34,7 @@ class TestEngine:
             "mrope": False,
         }  # fmt: skip
         self.engine = Engine(pipeline, self.sizes, self.watch, **(settings | options))
-        self.final_latents: dict[str, np.ndarray] = {}
+        self.final_latents: dict[str, npt.NDArray[np.float32]] = {}
         self._remember_latents()
 
     def _remember_latents(self) -> None:
@@ -50,7 +51,7 @@ class TestEngine:
         self.engine.submit(request, answer)
         return answer
 
-    def latents(self, request: EditRequest) -> np.ndarray:
+    def latents(self, request: EditRequest) -> npt.NDArray[np.float32]:
         """Final latents of the edit run to its end."""
         self.submit(request).wait()
         return self.final_latents[request.id]

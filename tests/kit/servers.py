@@ -157,4 +157,4 @@ def end(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise AssertionError(f"{process.args} did not end within {seconds:.0f} s of SIGTERM") from None
+        raise AssertionError(f"{process.args!r} did not end within {seconds:.0f} s of SIGTERM") from None

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 LISTS = Path(__file__).resolve().parents[1] / "environments"
@@ -109,10 +110,10 @@ def main() -> None:
     os.environ.pop("PYTHONPATH", None)
     for name in ENVIRONMENTS:
         if not is_installed(name):
-            report(f"{TOOLS.name}/{name}", lambda name=name: install(name))
+            report(f"{TOOLS.name}/{name}", partial(install, name))
     if packages := missing_packages():
         if os.geteuid() == 0 and shutil.which("apt-get"):
-            report(" ".join(packages), lambda: install_packages(packages))
+            report(" ".join(packages), partial(install_packages, packages))
         else:
             print(f"not installed: {', '.join(packages)}; tests that need them are left out")
 

@@ -50,7 +50,7 @@ def shim_samples(server: Server) -> dict[str, float]:
 def health_seconds(alone: Server, photo: Photo) -> list[float]:
     """How long 50 calls of /health take while an edit of many steps runs."""
     answers: list[requests.Response] = []
-    fields = {"steps": 100, "cfg": 4, "size": "384x384"}
+    fields: dict[str, str | int] = {"steps": 100, "cfg": 4, "size": "384x384"}
     edit = threading.Thread(target=lambda: answers.append(post(alone, photo("cat"), **fields)))
     edit.start()
     alone.wait_for(lambda: alone.metric("qwen_edit_jobs", state="running") == 1)

@@ -48,7 +48,7 @@ def segmented(balancer: Balancer) -> Iterator[Server]:
         yield shim
 
 
-def edit(shim: Server, photo: bytes, mask: bytes | None = None, **fields: str) -> list[str]:
+def edit(shim: Server, photo: bytes, mask: bytes | None = None, /, **fields: str) -> list[str]:
     """The pictures in base64."""
     files = {"image": photo} | ({"mask": mask} if mask else {})
     response = requests.post(f"{shim.url}{EDITS}", data={**SMALL, **fields}, files=files, timeout=60)

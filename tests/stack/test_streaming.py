@@ -63,7 +63,7 @@ async def test_the_asynchronous_sdk_reads_streams_too(stack: Server, photo: Phot
         stream = await client.images.edit(image=photo("cat"), n=2, stream=True, partial_images=1, **EDIT)
         events = [event async for event in stream]
     completed = [event for event in events if event.type == "image_edit.completed"]
-    assert sorted(event.index for event in completed) == [0, 1]  # type: ignore[attr-defined]
+    assert sorted(event.index for event in completed) == [0, 1]
     assert len(events) == 4
     assert all(event.usage.total_tokens > 0 for event in completed)
 
