@@ -1,6 +1,6 @@
 """First come, first served, in segments: 12 edits that arrive 50 ms apart, in one piece and in five.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:model_repository/qwen_image_edit/1 .venv/bin/python -m benchmarks.arrivals
+    make bench-arrivals
 
 The token budget holds one edit at a time, so each step serves one. Every segment is a call of its own: its pictures are
 hashed and checked again, and it waits behind older edits only. Prints the order in which the edits ended and the ratio

@@ -1,9 +1,6 @@
 """The engine against stock diffusers: the same list of edits, in one process, in one run.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:model_repository/qwen_image_edit/1 .venv/bin/python -m benchmarks.engine \
-        --checkpoint medium --sizes 64 --concurrency 1,8 --out engine.json
-
-OMP_NUM_THREADS and not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
+    make bench-engine ARGS="--checkpoint medium --sizes 64 --concurrency 1,8 --out engine.json"
 
 Every edit has a picture, a prompt, a seed and a number of steps of its own, so the conditioning cache gives the engine
 nothing. References are encoded at the area of the output (`--reference-area` to change it). Stock runs the edits one by

@@ -1,6 +1,6 @@
 """Stock diffusers and every loading option on one GPU, correctness first, in one run of about nine minutes.
 
-    OMP_NUM_THREADS=4 PYTHONPATH=.:model_repository/qwen_image_edit/1 .venv/bin/python -m benchmarks.gpu --out gpu.json
+    OMP_NUM_THREADS=4 make bench-gpu ARGS="--out gpu.json"
 
 Without weights: random ones of the real architecture (bf16, made on the device) take the same time. What they say about
 quality is only how far an option's latents lie from those of stock diffusers with the same weights. Options that fail

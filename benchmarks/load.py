@@ -1,9 +1,9 @@
 """Load and faults on a whole server of this machine: what was sent, answered, refused, lost.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.load kills      # workers and servers killed under load
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.load balancer   # two Tritons behind HAProxy, one killed
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.load overload   # ten times what it can do
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.load soak       # full load for a long time
+Run: make bench-load ARGS=kills      # workers and servers killed under load
+     make bench-load ARGS=balancer   # two Tritons behind HAProxy, one killed
+     make bench-load ARGS=overload   # ten times what it can do
+     make bench-load ARGS=soak       # full load for a long time
 
 Everything is bounded in count and time, and talks to 127.0.0.1 only. `--help` lists the sizes.
 """

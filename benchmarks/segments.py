@@ -1,7 +1,7 @@
 """What segments cost: wall time of edits in segments over the same edits in one piece, in one run, turn by turn.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.segments --checkpoint tiny
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.segments --checkpoint medium --size 128x128 --steps 20 --rounds 4
+Run: make bench-segments ARGS="--checkpoint tiny"
+     make bench-segments ARGS="--checkpoint medium --size 128x128 --steps 20 --rounds 4"
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The model is kept busy with large edits, so that nearly all of them only wait. Prints the latency of /health, the shim's
 memory, and the longest silence that any client saw.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.sse_clients
+Run: make bench-sse_clients
 """
 
 from __future__ import annotations
