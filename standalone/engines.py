@@ -18,7 +18,7 @@ STALL_STEPS = 20  # no engine is called stalled before so many of its own steps 
 class EngineState:
     """One engine at one moment."""
 
-    heartbeat: float  # Unix seconds
+    heartbeat: float  # by its own clock: that it changes is a sign of life, its value is none
     jobs: int  # waiting and running
     steps: float  # made since the start
     ended: float  # edits
@@ -56,13 +56,13 @@ def _state(sums: defaultdict[str, float]) -> EngineState:
 
 
 class EngineWatch:
-    """One engine, looked at now and then. Times are Unix seconds."""
+    """One engine, looked at now and then. Times are seconds on the looker's monotonic clock."""
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
         self._step_seconds = 0.0  # the longest that was seen, averaged between two looks
         self._state: EngineState | None = None
-        self._moved_at = 0.0
+        self._moved_at = self._beat_at = 0.0
 
     @property
     def jobs(self) -> int:
@@ -72,6 +72,8 @@ class EngineWatch:
         before, self._state = self._state, state
         if before is None or state.jobs == 0 or state.progress != before.progress:
             self._moved_at = now
+        if before is None or state.heartbeat != before.heartbeat:
+            self._beat_at = now
         if before is not None and state.forwards > before.forwards:
             seconds = (state.denoise_seconds - before.denoise_seconds) / (state.forwards - before.forwards)
             self._step_seconds = max(self._step_seconds, seconds)
@@ -83,8 +85,8 @@ class EngineWatch:
         limit = max(self._stall_seconds, STALL_STEPS * self._step_seconds)
         if self._state.jobs and now - self._moved_at > limit:
             return f"its engine has {self._state.jobs} edits and made no step for {now - self._moved_at:.0f} s"
-        if now - self._state.heartbeat > limit:
-            return f"its engine has no heartbeat for {now - self._state.heartbeat:.0f} s"
+        if now - self._beat_at > limit:
+            return f"its engine has no heartbeat for {now - self._beat_at:.0f} s"
         return None
 
     def late(self, now: float) -> str | None:
@@ -93,5 +95,5 @@ class EngineWatch:
             return None
         slow = max(BUSY_HEARTBEAT_SECONDS, STALL_STEPS * self._step_seconds)
         limit = slow if self._state.jobs else IDLE_HEARTBEAT_SECONDS
-        age = now - self._state.heartbeat
+        age = now - self._beat_at
         return f"an engine's heartbeat is {age:.0f} s old" if age > limit else None

@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CLIENT_SECONDS = 5.0
+UNHEALTHY = 503
+DRAINING = 404  # what HAProxy's disable-on-404 wants of a server that finishes what it has and takes nothing new
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why no edit should be sent to a server."""
+
+    reason: str
+    status: int = UNHEALTHY
 
 
 class HealthServer(ThreadingHTTPServer):
-    """Asks `problem()` for every call: None is 200, anything else 503 with it as the reason."""
+    """Asks `problem()` for every call: None is 200."""
 
     daemon_threads = True
 
-    def __init__(self, address: str, port: int, problem: Callable[[], str | None]) -> None:
+    def __init__(self, address: str, port: int, problem: Callable[[], Problem | None]) -> None:
         self.problem = problem
         super().__init__((address, port), Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="healthz", daemon=True)
@@ -42,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         if problem is None:
             self._answer(200, {"status": "ok"})
         else:
-            self._answer(503, {"status": "unhealthy", "reason": problem})
+            self._answer(problem.status, {"status": "unhealthy", "reason": problem.reason})
 
     def _answer(self, status: int, body: dict[str, str]) -> None:
         data = json.dumps(body).encode()

@@ -61,7 +61,7 @@ class Observer:
         if (silence := time.monotonic() - self._answered_at) > GONE_SECONDS:
             return f"it has not answered for {silence:.0f} s"
         with self._lock:
-            return next(filter(None, (watch.stalled(time.time()) for watch in self._watches.values())), None)
+            return next(filter(None, (watch.stalled(time.monotonic()) for watch in self._watches.values())), None)
 
     def problem(self) -> str | None:
         """Why no edit should be sent to the server now."""
@@ -72,7 +72,7 @@ class Observer:
         if (silence := time.monotonic() - self._answered_at) > SILENT_SECONDS:
             return f"it has not answered for {silence:.0f} s"
         with self._lock:
-            return next(filter(None, (watch.late(time.time()) for watch in self._watches.values())), None)
+            return next(filter(None, (watch.late(time.monotonic()) for watch in self._watches.values())), None)
 
     def _run(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -85,7 +85,7 @@ class Observer:
             with self._lock:
                 for instance, state in states.items():
                     watch = self._watches.setdefault(instance, EngineWatch(self._stall_seconds))
-                    watch.observe(state, time.time())
+                    watch.observe(state, time.monotonic())
 
 
 def _status(process: psutil.Process) -> str:

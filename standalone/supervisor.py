@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from standalone import tritonserver
+from standalone import healthz, tritonserver
 from standalone.errors import LaunchError
-from standalone.healthz import HealthServer
+from standalone.healthz import HealthServer, Problem
 from standalone.observer import Observer
 from standalone.plan import Plan, plan
 from standalone.ports import ports_of, refuse_taken_ports
@@ -84,15 +84,17 @@ class Supervisor:
             case Phase.DRAINING:
                 self._await_drained()
 
-    def problem(self) -> str | None:
+    def problem(self) -> Problem | None:
         """Why no edit should be sent here; called from other threads."""
-        observer = self._observer
-        if self.phase is not Phase.SERVING or observer is None:
-            return self.phase.value
-        group = self._group
+        phase, observer, group = self.phase, self._observer, self._group
+        if phase is Phase.DRAINING:
+            return Problem(phase.value, healthz.DRAINING)
+        if phase is not Phase.SERVING or observer is None:
+            return Problem(phase.value)
         if group is None or group.exit_status is not None:
-            return "tritonserver has ended"
-        return observer.problem()
+            return Problem("tritonserver has ended")
+        reason = observer.problem()
+        return Problem(reason) if reason else None
 
     def drain(self) -> None:
         """New edits are refused from now on; the server ends when it has none left, or after DRAIN_SECONDS."""

@@ -24,7 +24,7 @@ from tests.faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_j
 from tests.faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
 from tests.faults.calls import SECONDS, Answer, Call, close_connections
 from tests.faults.watchers import Bystander, SlowClients, Usage, median_usage, usage
-from tests.kit.haproxy import haproxy
+from tests.kit.haproxy import balancer
 from tests.kit.servers import Server, serve
 
 pytestmark = pytest.mark.faults
@@ -140,7 +140,7 @@ def server(
             BODY_TIMEOUT_SECONDS=str(BODY_TIMEOUT_SECONDS),
             TMPDIR=str(tmp_path_factory.mktemp("spool")),
         ) as server,
-        haproxy(server) as proxy,
+        balancer(server) as proxy,
     ):
         server.balancer_port = proxy.port
         yield server

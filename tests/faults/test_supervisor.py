@@ -15,10 +15,12 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from tests.kit.faulty import FaultyRepository
 from tests.kit.servers import Server, answers_200, serve
 from tests.kit.stacks import supervise, tritonserver, worker
 from tests.kit.tensors import MODEL, inputs
@@ -43,6 +45,12 @@ def infer(server: Server, picture: bytes, **tensors: Any) -> Any:
         return client.infer(MODEL, inputs(tritonclient.http, **edit))
 
 
+def edit(server: Server, picture: bytes) -> requests.Response:
+    """Through the shim, in three segments."""
+    fields = {"prompt": "blue", "size": "192x192", "seed": "3", "num_inference_steps": "30"}
+    return requests.post(f"{server.url}/v1/images/edits", data=fields, files={"image": picture}, timeout=60)
+
+
 def has_ended(process: psutil.Process) -> bool:
     """Zombies have: who should collect them is not ours."""
     try:
@@ -52,10 +60,15 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stack_of_its_own(checkpoint: Callable[[str], Path]) -> Iterator[Server]:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> FaultyRepository:
+    return FaultyRepository(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture(scope="module")
+def stack_of_its_own(checkpoint: Callable[[str], Path], repository: FaultyRepository) -> Iterator[Server]:
     """The whole server; three seconds without a step are a stall."""
     settings = {"WORKER_STALL_SECONDS": "3", "REFERENCE_AREA": "4096", "MAX_FAILURES": "100", "DEFAULT_STEPS": "2"}
-    with serve(checkpoint("plus"), **settings) as server:
+    with serve(checkpoint("plus"), MODEL_REPOSITORY=str(repository.path), **settings) as server:
         yield server
 
 
@@ -113,6 +126,24 @@ def test_an_idle_worker_that_hangs_is_noticed_too(stack_of_its_own: Server) -> N
     wait_for_new_worker(stack_of_its_own, stopped.pid)
 
 
+def test_an_edit_outlives_an_error_that_its_device_does_not_get_over(
+    stack_of_its_own: Server, repository: FaultyRepository, photo: Photo
+) -> None:
+    server, broken = stack_of_its_own, worker(stack_of_its_own).pid
+    expected = edit(server, photo("cat")).json()["data"]
+    with ThreadPoolExecutor() as pool:
+        steps = server.metric("qwen_edit_steps_total")
+        editing = pool.submit(edit, server, photo("cat"))
+        server.wait_for(lambda: server.metric("qwen_edit_steps_total") > steps + 10)
+        repository.break_device("CUDA error: an illegal memory access was encountered")
+        answer = editing.result()
+    assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
+    assert answer.json()["data"] == expected
+    assert "its edits (1) unanswered: CUDA error: an illegal memory access was encountered\n" in server.log
+    assert f"tritonserver: its worker {broken} died; it is ended and started again" in server.log
+    assert worker(server).pid != broken
+
+
 def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[[str], Path]) -> None:
     with supervise(checkpoint("plus"), MAX_FAILURES="2", FAILURE_WINDOW_MINUTES="7") as server:
         worker(server).kill()
@@ -141,7 +172,7 @@ def test_a_draining_server_takes_continued_edits_refuses_new_ones_and_ends_when_
         under_way = pool.submit(infer, supervised, picture, **many)
         supervised.wait_for(lambda: supervised.metric("qwen_edit_jobs", state="running") == 1)
         supervised.process.send_signal(signal.SIGTERM)
-        supervised.wait_for(lambda: health(supervised)[0] == 503, seconds=2)
+        supervised.wait_for(lambda: health(supervised)[0] == 404, seconds=2)
         assert health(supervised)[1]["reason"] == "draining"
         with pytest.raises(InferenceServerException, match="draining: "):
             infer(supervised, picture)
@@ -159,7 +190,7 @@ def test_a_second_signal_ends_it_at_once(supervised: Server, photo: Photo) -> No
         supervised.wait_for(lambda: supervised.metric("qwen_edit_jobs") == 1)
         worker_process = worker(supervised)
         supervised.process.send_signal(signal.SIGTERM)
-        supervised.wait_for(lambda: health(supervised)[0] == 503, seconds=2)
+        supervised.wait_for(lambda: health(supervised)[0] == 404, seconds=2)
         supervised.process.send_signal(signal.SIGTERM)
         assert supervised.process.wait(15) == 0
         with pytest.raises(Exception, match=r"."):

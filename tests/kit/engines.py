@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +30,10 @@ class TestEngine:
         self.pipeline = pipeline
         self.sizes = Sizes(FAMILIES[type(pipeline).__name__], reference_area, pipeline.vae_scale_factor * 2)
         self.watch = Watch()
+        self.process_ended = threading.Event()
         settings: dict[str, Any] = {
             "max_jobs": 64, "max_batch_tokens": 100_000, "max_input_pixels": 50_000_000, "cache_bytes": 2**24,
-            "mrope": False,
+            "mrope": False, "end_process": lambda status: self.process_ended.set(),
         }  # fmt: skip
         self.engine = Engine(pipeline, self.sizes, self.watch, **(settings | options))
         self.final_latents: dict[str, npt.NDArray[np.float32]] = {}

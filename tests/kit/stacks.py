@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from standalone.observer import workers
-from tests.kit.haproxy import haproxy
+from tests.kit.haproxy import balancer
 from tests.kit.servers import Server, answers_200, environment, free_ports, run, serve_shim
 
 SUPERVISOR_PORTS = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
@@ -62,6 +62,6 @@ def balanced(checkpoint: Path | str, **settings: str) -> Iterator[Balanced]:
     """Two supervised Tritons behind a HAProxy with the shipped configuration, and a shim in front of it."""
     with contextlib.ExitStack() as stack:
         tritons = [stack.enter_context(supervise(checkpoint, **settings)) for _ in range(2)]
-        proxy = stack.enter_context(haproxy(*tritons))
+        proxy = stack.enter_context(balancer(*tritons))
         front = stack.enter_context(serve_shim(proxy.url, HEALTH_URL=f"{proxy.url}/healthz"))
         yield Balanced(tritons, front, proxy)

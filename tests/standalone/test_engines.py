@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
 
 from standalone.engines import EngineState, EngineWatch, parse
+from standalone.observer import Observer
 
 METRICS = """\
 # HELP qwen_edit_edits_total Edits by how they ended
@@ -23,8 +33,10 @@ qwen_edit_jobs{instance="two",state="running"} 0
 qwen_edit_heartbeat_seconds{instance="one"} 1795000000.25
 nv_inference_count{model="qwen_image_edit",version="1"} 5
 """
-NOW = 1000.0
-IDLE = EngineState(heartbeat=NOW, jobs=0, steps=0, ended=0, encode_seconds=0, denoise_seconds=0, forwards=0)
+NOW = 1000.0  # the looker's monotonic clock
+BEAT = 1795000000.0  # the engine's wall clock
+HOUR = 3600.0
+IDLE = EngineState(heartbeat=BEAT, jobs=0, steps=0, ended=0, encode_seconds=0, denoise_seconds=0, forwards=0)
 BUSY = replace(IDLE, jobs=3)
 
 
@@ -40,7 +52,7 @@ def test_the_state_of_every_instance_is_read() -> None:
 def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
     watch = EngineWatch(stall_seconds=60)
     watch.observe(BUSY, NOW)
-    watch.observe(replace(BUSY, heartbeat=NOW + 60), NOW + 60)
+    watch.observe(replace(BUSY, heartbeat=BEAT + 60), NOW + 60)
     assert watch.stalled(NOW + 60) is None
     assert watch.stalled(NOW + 61) == "its engine has 3 edits and made no step for 61 s"
 
@@ -49,7 +61,7 @@ def test_steps_ended_edits_and_encodings_are_progress() -> None:
     for moved in (replace(BUSY, steps=1.0), replace(BUSY, ended=1.0), replace(BUSY, encode_seconds=1.0)):
         watch = EngineWatch(stall_seconds=60)
         watch.observe(BUSY, NOW)
-        watch.observe(replace(moved, heartbeat=NOW + 50), NOW + 50)
+        watch.observe(replace(moved, heartbeat=BEAT + 50), NOW + 50)
         assert watch.stalled(NOW + 100) is None
         assert watch.stalled(NOW + 111) is not None
 
@@ -57,7 +69,7 @@ def test_steps_ended_edits_and_encodings_are_progress() -> None:
 def test_an_engine_is_given_twenty_of_its_own_steps() -> None:
     watch = EngineWatch(stall_seconds=60)
     watch.observe(BUSY, NOW)
-    watch.observe(replace(BUSY, steps=4, forwards=2, denoise_seconds=20, heartbeat=NOW + 20), NOW + 20)  # 10 s a step
+    watch.observe(replace(BUSY, steps=4, forwards=2, denoise_seconds=20, heartbeat=BEAT + 20), NOW + 20)  # 10 s a step
     assert watch.stalled(NOW + 20 + 200) is None
     assert watch.stalled(NOW + 20 + 201) is not None
 
@@ -82,3 +94,65 @@ def test_a_busy_engine_may_be_silent_for_longer_than_an_idle_one() -> None:
 def test_an_engine_that_was_never_seen_is_not_judged() -> None:
     watch = EngineWatch(stall_seconds=60)
     assert (watch.jobs, watch.stalled(NOW), watch.late(NOW)) == (0, None, None)
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+@pytest.mark.parametrize("state", [IDLE, BUSY], ids=["idle", "busy"])
+def test_a_wall_clock_that_steps_makes_no_engine_late_or_stalled(state: EngineState, step: float) -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(state, NOW)
+    watch.observe(replace(state, heartbeat=BEAT + step), NOW + 1)
+    assert (watch.late(NOW + 6), watch.stalled(NOW + 6)) == (None, None)
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_a_heart_that_stopped_is_found_whatever_the_wall_clock_says(step: float) -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(IDLE, NOW)
+    stopped = replace(IDLE, heartbeat=BEAT + step)
+    for seconds in range(1, 63):
+        watch.observe(stopped, NOW + seconds)
+    assert watch.late(NOW + 6) is None
+    assert watch.late(NOW + 7) == "an engine's heartbeat is 6 s old"
+    assert watch.stalled(NOW + 61) is None
+    assert watch.stalled(NOW + 62) == "its engine has no heartbeat for 61 s"
+
+
+class Metrics(BaseHTTPRequestHandler):
+    """Of an engine that has edits and has beaten just before."""
+
+    def do_GET(self) -> None:
+        samples = {"heartbeat_seconds": time.time(), "jobs": 1}
+        body = "".join(f'qwen_edit_{name}{{instance="one"}} {value}\n' for name, value in samples.items()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.fixture
+def observer() -> Iterator[Observer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metrics) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        with contextlib.closing(Observer(os.getpid(), f"http://127.0.0.1:{server.server_port}", 60)) as observer:
+            yield observer
+        server.shutdown()
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_an_observer_blames_nobody_for_a_wall_clock_that_steps(
+    observer: Observer, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for(lambda: observer.jobs == 1)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + step)
+    assert (observer.fault(), observer.problem()) == (None, None)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -80,6 +80,7 @@ class TritonPythonModel:
             max_batch_tokens=settings.max_batch_tokens,
             max_input_pixels=settings.limits.input_pixels,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
+            end_process=os._exit,
             mrope=settings.vl_positions == "mrope",
             devices=loaded.devices,
             unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,

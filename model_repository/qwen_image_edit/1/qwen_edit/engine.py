@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from qwen_edit.clock import StepClock
 from qwen_edit.conditioning import Conditioner
 from qwen_edit.decoding import Decoder
 from qwen_edit.denoise import Denoiser, Denoising, Inpainting
+from qwen_edit.device_errors import DeviceError, is_device_error
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.families import Geometry, Sizes
 from qwen_edit.job import Job, Outcome, Reply
@@ -37,6 +39,7 @@ log = logging.getLogger("image_edit_server")
 
 HEARTBEAT_SECONDS = 1.0
 CANCELLATION_SECONDS = 0.5  # how often waiting edits are asked whether their client is still there
+FAILURES_IN_A_ROW = 5  # edits that failed with no good step between them: the fault is the device's, not theirs
 
 
 class Engine:
@@ -50,6 +53,7 @@ class Engine:
         max_batch_tokens: int,
         max_input_pixels: int,
         cache_bytes: int,
+        end_process: Callable[[int], object] = os._exit,
         mrope: bool = True,
         devices: Devices | None = None,
         unpadded_row_tokens: int = 2**31,
@@ -59,6 +63,7 @@ class Engine:
         self._sizes = sizes
         self._metrics = metrics
         self._max_jobs = max_jobs
+        self._end_process = end_process
         self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), devices, mrope=mrope)
         self._denoiser = Denoiser(pipeline, devices.transformer, unpadded_row_tokens)
         self._stepper = Stepper(self._denoiser, max_batch_tokens, self._fail)
@@ -71,6 +76,7 @@ class Engine:
         self._prepared: list[Job] = []  # those that may be scheduled; the engine thread's own
         self._arrivals: list[Job] = []  # prepared ones on their way there
         self._ask_everybody_at = 0.0
+        self._failures_in_a_row = 0
         self._draining = False
         self._closed = False
         self._changed = threading.Condition()  # guards _jobs, _arrivals, _draining, _closed
@@ -137,11 +143,20 @@ class Engine:
                     self._report()  # what comes now can take longer than a heartbeat
                 self._drop_cancelled()
                 self._tick()
-            except Exception:
+            except Exception as error:
+                if is_device_error(error):
+                    self._end_unanswered(error)
+                    return
                 # A bug of ours must not leave callers waiting for ever.
                 log.exception("the engine failed outside of any one edit")
                 for job in list(self._prepared):
                     self._finish_with_error(job, Failed("the engine failed"))
+
+    def _end_unanswered(self, error: Exception) -> None:
+        """Ends the process, in which no edit can succeed any more; whoever waits for one sends it again."""
+        reason = str(error).split("\n", 1)[0]
+        log.critical("the device failed, this worker ends, its edits (%d) unanswered: %s", len(self._jobs), reason)
+        self._end_process(1)
 
     def _is_open(self) -> bool:
         with self._changed:
@@ -259,6 +274,7 @@ class Engine:
             job.times.steps += 1
             job.times.rows += rows
         if advanced:
+            self._failures_in_a_row = 0
             self._pace.stepped(len(advanced), elapsed)
             self._metrics.step(len(advanced), rows)
             self._metrics.seconds("denoise", elapsed)
@@ -306,12 +322,21 @@ class Engine:
             return work()
         except torch.OutOfMemoryError:
             log.warning("out of memory while encoding or decoding: freeing the cache")
-            self._conditioner.cache.clear()
-            free_memory(self._denoiser.device)
-            return work()
+        # Not in the `except`: the error's traceback keeps all that the failed work has allocated.
+        self._conditioner.cache.clear()
+        free_memory(self._denoiser.device)
+        return work()
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self._finish_with_error(job, _failure(error, job))
+        """Answers the job whose own failure it is; raises the device's."""
+        if is_device_error(error):
+            raise error
+        failure = _failure(error, job)
+        if not isinstance(error, EditError | torch.OutOfMemoryError):
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row == FAILURES_IN_A_ROW:
+                raise DeviceError(f"{FAILURES_IN_A_ROW} edits in a row failed, the last with {type(error).__name__}")
+        self._finish_with_error(job, failure)
 
     def _finish_with_error(self, job: Job, error: EditError) -> None:
         self._prepared.remove(job)

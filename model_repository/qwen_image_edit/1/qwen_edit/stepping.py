@@ -9,6 +9,7 @@ from weakref import WeakSet
 import torch
 
 from qwen_edit.denoise import Denoiser
+from qwen_edit.device_errors import is_device_error
 from qwen_edit.job import Job
 from qwen_edit.schedule import batch_tokens, next_batch
 
@@ -19,7 +20,7 @@ RECOVERY_STEPS = 500
 
 
 class Stepper:
-    """`fail(job, error)` is called for a job that fails alone."""
+    """`fail(job, error)` is called for a job that fails alone; errors of the device are raised."""
 
     def __init__(self, denoiser: Denoiser, max_batch_tokens: int, fail: Callable[[Job, Exception], None]) -> None:
         self.budget = max_batch_tokens
@@ -36,12 +37,16 @@ class Stepper:
         try:
             self._denoiser.step([job.running for job in batch])
         except torch.OutOfMemoryError:
-            return self._with_less(batch)
-        except Exception:
+            again = self._with_less
+        except Exception as error:
+            if is_device_error(error):
+                raise
             log.exception("a step of %d edits failed; each is tried alone", len(batch))
-            return self._alone(batch)
-        self._regain_budget()
-        return batch
+            again = self._alone
+        else:
+            self._regain_budget()
+            return batch
+        return again(batch)  # not before: the error's traceback keeps all that the failed forward has allocated
 
     def _with_less(self, batch: list[Job]) -> list[Job]:
         self.budget = max(1, batch_tokens(batch) // 2)
@@ -59,11 +64,11 @@ class Stepper:
     def _moves_alone(self, job: Job) -> bool:
         try:
             self._denoiser.step([job.running], rows_per_forward=1 if job in self._row_by_row else None)
+            return True
         except Exception as error:
             self._fail(job, error)
-            free_memory(self._denoiser.device)
-            return False
-        return True
+        free_memory(self._denoiser.device)
+        return False
 
     def _regain_budget(self) -> None:
         self._steps_since_shortage += 1

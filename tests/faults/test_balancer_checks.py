@@ -1,0 +1,111 @@
+"""What the shipped haproxy.cfg makes of what Tritons and their supervisors answer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from tests.faults.stand_ins import StandIn, stand_ins
+from tests.kit.haproxy import balancer
+from tests.kit.servers import PROJECT, Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("haproxy")]
+
+
+@pytest.fixture(scope="module")
+def haproxy(program: Callable[[str], str]) -> str:
+    return program("haproxy")
+
+
+def post(proxy: Server, edit_id: str | None = None) -> requests.Response:
+    headers = {"x-edit-id": edit_id} if edit_id else {}
+    return requests.post(f"{proxy.url}/v2/models/qwen_image_edit/infer", b"x", headers=headers, timeout=20)
+
+
+def servers_of(proxy: Server, *edit_ids: str) -> dict[str, int]:
+    """The ports of those who answered."""
+    answers = {edit_id: post(proxy, edit_id) for edit_id in edit_ids}
+    assert {answer.status_code for answer in answers.values()} == {200}
+    return {edit_id: int(answer.text) for edit_id, answer in answers.items()}
+
+
+def become(proxy: Server, number: int, state: str) -> None:
+    """Waits until HAProxy says so of a server."""
+    said = re.compile(rf"Server tritons/triton-{number} is (UP|DOWN|stopping)")
+    proxy.wait_for(lambda: said.findall(proxy.log)[-1:] == [state], seconds=5)
+
+
+def refuse_new_edits(proxy: Server) -> None:
+    for answer in (post(proxy), post(proxy, "a new one")):
+        assert (answer.status_code, answer.json().keys()) == (503, {"error"})
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert requests.get(f"{proxy.url}/healthz", timeout=5).status_code == 503
+
+
+def test_a_draining_server_keeps_its_edits_and_gets_no_new_ones_until_it_is_started_again() -> None:
+    under_way = [f"edit-{number}" for number in range(6)]
+    with stand_ins(2) as (one, other), balancer(one, other) as proxy:
+        before = servers_of(proxy, *under_way)
+        assert set(before.values()) == {one.server_port, other.server_port}
+
+        one.health = 404
+        become(proxy, 1, "stopping")
+        assert servers_of(proxy, *under_way) == before
+        assert set(servers_of(proxy, "new-1", "new-2", "new-3").values()) == {other.server_port}
+
+        other.health = 404
+        become(proxy, 2, "stopping")
+        assert servers_of(proxy, *under_way) == before
+        refuse_new_edits(proxy)
+
+        one.close()
+        become(proxy, 1, "DOWN")
+        refuse_new_edits(proxy)
+        restarted = StandIn(one.server_port)
+        try:
+            become(proxy, 1, "UP")
+            assert set(servers_of(proxy, "new-4", "new-5").values()) == {one.server_port}
+            assert requests.get(f"{proxy.url}/healthz", timeout=5).status_code == 200
+        finally:
+            restarted.close()
+
+
+def test_an_edit_that_was_refused_is_not_bound_to_who_refused_it() -> None:
+    """In the moment between a server's decision to drain and the balancer's next look at it."""
+    with stand_ins(2) as (one, other), balancer(one, other) as proxy:
+        one.refuses = True
+        for number in range(4):
+            tries = [post(proxy, f"edit-{number}").status_code for _ in range(4)]
+            assert 200 in tries
+            assert 503 not in tries[tries.index(200) :]
+
+
+def test_a_server_that_is_gone_unnoticed_costs_no_edit_anything() -> None:
+    with stand_ins(2) as (one, other), balancer(one, other) as proxy:
+        its_own = [edit_id for edit_id, port in servers_of(proxy, "a", "b").items() if port == one.server_port]
+        one.close()
+        assert set(servers_of(proxy, *its_own, "new-1", "new-2").values()) == {other.server_port}
+
+
+def test_late_and_lost_checks_are_no_death_but_six_lost_in_a_row_and_refused_ones_are() -> None:
+    with stand_ins(3) as (lossy, dead, gone), balancer(lossy, dead, gone) as proxy:
+        lossy.script = [*["lost"] * 5, "late"] * 2
+        dead.script = ["lost"] * 6
+        gone.close()
+        proxy.wait_for(lambda: not (lossy.script or dead.script))
+        checks = lossy.checks
+        proxy.wait_for(lambda: lossy.checks > checks + 1)
+        become(proxy, 2, "UP")
+        become(proxy, 3, "DOWN")
+        assert Counter(re.findall(r"triton-\d is DOWN", proxy.log)) == {"triton-2 is DOWN": 1, "triton-3 is DOWN": 1}
+
+
+def test_a_dead_process_refuses_as_many_checks_within_a_second_as_end_it() -> None:
+    configuration = (PROJECT / "haproxy.cfg").read_text()
+    (line,) = re.findall(r"^ +default-server inter (\d+)ms fastinter (\d+)ms fall (\d+) ", configuration, re.MULTILINE)
+    first, following, fall = map(int, line)
+    assert first + (fall - 1) * following < 1000
