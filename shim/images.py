@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Never
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from starlette.datastructures import UploadFile
 
 from shim.errors import InvalidInput
 from shim.header import Header, TooLong
 from shim.limits import MAX_ASPECT
+from shim.pixel_work import excess
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -40,17 +42,22 @@ class Picture:
 
     def check(self, max_pixels: int) -> None:
         """Blocks; raises InvalidInput for what is no picture, too large or too long."""
-        width, height = self._size()
+        (width, height), problem = self._header()
         if width * height > max_pixels:
             self._refuse(f"must have at most {max_pixels} pixels, got {width}x{height}")
         if max(width, height) > MAX_ASPECT * min(width, height):
             self._refuse(f"must have an aspect ratio from 1:{MAX_ASPECT} to {MAX_ASPECT}:1, got {width}x{height}")
+        if problem:
+            self._refuse(problem)
 
-    def _size(self) -> tuple[int, int]:
+    def _header(self) -> tuple[tuple[int, int], str | None]:
+        """Its size, and what it has more of than a picture of that size needs."""
         try:
             with self._lock:
                 self.upload.file.seek(0)
-                return Image.open(Header(self.upload.file), formats=FORMATS).size  # type: ignore[arg-type]
+                picture = Image.open(Header(self.upload.file), formats=FORMATS)  # type: ignore[arg-type]
+                tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else None
+                return picture.size, excess(tags, self.upload.file) if tags else None
         except TooLong:
             self._refuse("has a header that goes on and on")
         except Exception:  # a damaged header makes Pillow's readers raise almost anything

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.kit.hostile_pictures import LABORIOUS, LIGHT, animation, saved
+from tests.kit.hostile_pictures import LABORIOUS, LIGHT, MULTIPLYING, SCANNING, animation, saved
 
 DATA = Path(__file__).parents[1] / "data"
 SIDE = 96  # pixels of the sound ones
@@ -74,7 +74,7 @@ def _oriented(photo: Image.Image, kind: str, orientation: int) -> bytes:
 
 @functools.cache
 def bombs() -> tuple[bytes, ...]:
-    return tuple(make(size) for make, size in [*LABORIOUS.values(), *LIGHT.values()])
+    return tuple(make(size) for make, size in (LABORIOUS | MULTIPLYING | SCANNING | LIGHT).values())
 
 
 @st.composite

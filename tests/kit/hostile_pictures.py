@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -107,6 +108,13 @@ def jpeg_of_scans(count: int, side: int = 2048) -> bytes:
     return whole[:start] + whole[start:-2] * count + b"\xff\xd9"
 
 
+def jpeg_of_hidden_scans(count: int) -> bytes:
+    """Behind a marker that has no length, where whoever reads one skips 64 KiB."""
+    whole = saved(Image.new("L", (2048, 2048)), "JPEG", progressive=True)
+    start = whole.rindex(b"\xff\xda")
+    return whole[:start] + b"\xff\x01" + whole[start:-2] * count + b"\xff\xd9"
+
+
 def gif_of_comments(count: int) -> bytes:
     plain = saved(Image.new("P", (SIDE, SIDE)), "GIF")
     table = 3 * 2 ** ((plain[10] & 7) + 1) if plain[10] & 0x80 else 0
@@ -142,6 +150,192 @@ def tiff_of_jpeg_scans(count: int, side: int = 2048) -> bytes:
     return tiff((259, 1, 7), (273, 1, -1), (278, 1, side), (279, 1, len(strip)), side=side, data=strip)
 
 
+Values = int | tuple[int, ...]
+GREY: dict[int, Values] = {262: 1}
+RGB: dict[int, Values] = {258: (8, 8, 8), 262: 2, 277: 3}
+DEFLATED: dict[int, Values] = {259: 8}
+LONG, UNDEFINED, SLONG, LONG8, SLONG8 = 4, 7, 9, 16, 17
+TIFF_KINDS = {LONG: "I", SLONG: "i", SLONG8: "q"}
+DATA_AT = 8
+PRIVATE = 65_000  # a tag that nobody reads
+STRIPS, TILES = (273, 279), (324, 325)
+
+
+def tiff_of_pieces(
+    size: tuple[int, int],
+    tags: dict[int, Values],
+    lists: tuple[int, int],
+    count: int,
+    data: bytes,
+    kinds: dict[int, int] | None = None,
+) -> bytes:
+    """Its tiles, or strips, are all the same bytes."""
+    values: dict[int, Values] = {256: size[0], 257: size[1], 258: 8, 259: 1, 277: 1} | GREY | tags
+    entries = [(tag, value if isinstance(value, tuple) else (value,)) for tag, value in values.items()]
+    entries += [(lists[0], (DATA_AT,) * count), (lists[1], (len(data),) * count)]
+    return tiff_directory(sorted(entries), data, kinds or {})
+
+
+def tiff_directory(entries: list[tuple[int, tuple[int, ...]]], data: bytes, kinds: dict[int, int]) -> bytes:
+    """The data at the front, the values that need more than four bytes behind it, the directory last."""
+    body, listed = data, b""
+    for tag, values in entries:
+        kind = kinds.get(tag, LONG)
+        packed = struct.pack(f"<{len(values)}{TIFF_KINDS[kind]}", *values)
+        if len(packed) > 4:
+            listed += struct.pack("<HHII", tag, kind, len(values), DATA_AT + len(body))
+            body += packed
+        else:
+            listed += struct.pack("<HHI4s", tag, kind, len(values), packed)
+    return (
+        b"II*\0" + struct.pack("<I", DATA_AT + len(body)) + body + struct.pack("<H", len(entries)) + listed + bytes(4)
+    )
+
+
+@functools.cache
+def deflated_zeros(size: int) -> bytes:
+    return zlib.compress(bytes(size), 9)
+
+
+def tiff_of_tiles(
+    size: tuple[int, int], tile: tuple[int, int], samples: int = 1, planes: int = 1, kinds: dict[int, int] | None = None
+) -> bytes:
+    tags = DEFLATED | (RGB if samples * planes == 3 else GREY) | {284: min(planes, 2), 322: tile[0], 323: tile[1]}
+    count = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * planes
+    return tiff_of_pieces(size, tags, TILES, count, deflated_zeros(tile[0] * tile[1] * samples), kinds)
+
+
+def tiff_of_187_gigabytes(rows: int) -> bytes:
+    """156 KB: a tile has as many pixels as the picture, 50 million, and there are 1250 tiles."""
+    return tiff_of_tiles((20_000, 2_500), (16, rows), samples=3)
+
+
+def tiff_of_long_tiles(rows: int) -> bytes:
+    return tiff_of_tiles((1_600, 200), (16, rows))
+
+
+def tiff_of_wide_tiles(columns: int) -> bytes:
+    return tiff_of_tiles((200, 1_600), (columns, 16))
+
+
+def tiff_of_padded_planes(rows: int) -> bytes:
+    return tiff_of_tiles((4_000, 1_000), (16, rows), planes=3)
+
+
+def tiff_of_tiny_tiles(side: int) -> bytes:
+    return tiff_of_tiles((2_000, 2_000), (side, side))
+
+
+def tiff_of_strips_again_and_again(count: int) -> bytes:
+    """Uncompressed, half of the picture in each strip: Pillow decodes all that are listed."""
+    return tiff_of_pieces((1_000, 1_000), {278: 500, 279: 500_000}, (273, PRIVATE), count, bytes(500_000))
+
+
+def tiff_of_byte_counts(count: int) -> bytes:
+    return tiff_of_pieces(
+        (1_000, 1_000), DEFLATED | {278: 1_000, 279: (1,) * count}, (273, PRIVATE), 1, deflated_zeros(10**6)
+    )
+
+
+def tiff_of_empty_blocks(count: int, tags: dict[int, Values] | None = None) -> bytes:
+    """Deflate blocks without a byte, in front of each of 1000 rows, which share them."""
+    row = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    blocks = b"\0\0\0\xff\xff" * count + row.compress(bytes(1_000)) + row.flush()
+    data = b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(bytes(1_000)))
+    return tiff_of_pieces((1_000, 1_000), DEFLATED | {278: 1} | (tags or {}), STRIPS, 1_000, data)
+
+
+def tiff_of_nops(count: int) -> bytes:
+    """PackBits codes that do nothing."""
+    return tiff_of_pieces((1_000, 1_000), {259: 32_773, 278: 1}, STRIPS, 1_000, b"\x80" * count + b"\x81\0" * 8)
+
+
+def tiff_of_tiles_that_only_libtiff_sees(rows: int) -> bytes:
+    """Pillow passes over a tag of type SLONG8."""
+    return tiff_of_tiles((SIDE, SIDE), (16, rows), kinds={323: SLONG8})
+
+
+def tiff_of_signed_byte_counts(count: int) -> bytes:
+    return tiff_of_pieces((1_000, 1_000), DEFLATED | {278: 1_000}, STRIPS, 1, deflated_zeros(10**6), kinds={279: SLONG})
+
+
+def bigtiff_of_tags_twice(rows: int) -> bytes:
+    zeros = deflated_zeros(SIDE * rows)
+    listed = b"".join(struct.pack("<HHQQ", tag, LONG8, 1, value) for tag, value in tags_twice(rows, len(zeros)))
+    head = b"II+\0" + struct.pack("<HHQ", 8, 0, 16 + len(zeros)) + zeros
+    return head + struct.pack("<Q", len(listed) // 20) + listed + bytes(8)
+
+
+def tiff_of_byte_counts_that_only_libtiff_sees(count: int) -> bytes:
+    """Pillow passes over what comes after as many bytes of values as the file has."""
+    plain = tiff_of_empty_blocks(count, {270: 0})
+    size = len(plain) - 6_000  # and the offsets are 4000
+    return plain.replace(struct.pack("<HHII", 270, LONG, 1, 0), struct.pack("<HHII", 270, UNDEFINED, size, DATA_AT))
+
+
+def tiff_of_tags_twice(rows: int) -> bytes:
+    zeros = deflated_zeros(SIDE * rows)
+    return tiff_directory([(tag, (value,)) for tag, value in tags_twice(rows, len(zeros))], zeros, {})
+
+
+def tags_twice(rows: int, size: int) -> list[tuple[int, int]]:
+    """Of two entries for a tag some readers take the first, others the last."""
+    fixed = [(256, SIDE), (257, SIDE), (258, 8), (259, 8), (262, 1), (277, 1)]
+    return [*fixed, (322, SIDE), (323, SIDE), (323, rows), (324, DATA_AT), (325, size)]
+
+
+def tiff_of_a_tag_with_two_values(rows: int) -> bytes:
+    return tiff_of_pieces((SIDE, SIDE), DEFLATED | {278: (SIDE, rows)}, STRIPS, 1, deflated_zeros(SIDE * SIDE))
+
+
+def big_endian_bigtiff(rows: int) -> bytes:
+    """Pillow reads it as a classic TIFF, whose directory may lie wherever the high bytes of an offset say."""
+    tags = {256: SIDE, 257: SIDE, 258: 8, 259: 8, 262: 1, 277: 1, 273: 8, 278: rows, 279: 8}
+    listed = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"MM\0+" + struct.pack(">HHI", 0, 16, 0) + bytes(4) + struct.pack(">H", len(tags)) + listed + bytes(4)
+
+
+def tiff_of_many_tags(count: int) -> bytes:
+    tags: dict[int, Values] = {40_000 + number: 1 for number in range(count)}
+    return tiff_of_pieces((SIDE, SIDE), DEFLATED | tags, STRIPS, 1, deflated_zeros(SIDE * SIDE))
+
+
+def tiff_of_strips_and_tiles(count: int) -> bytes:
+    """libtiff would take them for tiles, Pillow for strips."""
+    tags: dict[int, Values] = {278: 500, 279: 500_000, 322: 1_008, 323: 1_008}
+    return tiff_of_pieces((1_000, 1_000), tags, (273, PRIVATE), count, bytes(500_000))
+
+
+def tiff_of_no_size(side: int) -> bytes:
+    return tiff_of_pieces((SIDE, SIDE), DEFLATED | {322: side, 323: side}, TILES, 1, b"")
+
+
+def tiff_of_jpeg_tiles(scans: int) -> bytes:
+    tile = jpeg_of_scans(scans, 1_024)
+    return tiff_of_pieces((2_048, 2_048), {259: 7, 322: 1_024, 323: 1_024}, TILES, 4, tile)
+
+
+def tiff_of_jpeg_planes(scans: int) -> bytes:
+    plane = jpeg_of_scans(scans, 1_024)
+    return tiff_of_pieces((1_024, 1_024), RGB | {259: 7, 278: 1_024, 284: 2}, STRIPS, 3, plane)
+
+
+def tiff_of_a_high_jpeg(scans: int) -> bytes:
+    """In its last, and only, strip, which is all that libtiff lets be higher than the picture."""
+    return tiff_of_pieces((2_048, 256), {259: 7, 278: 256}, STRIPS, 1, jpeg_of_scans(scans, 2_048))
+
+
+def tiff_of_hidden_high_jpegs(segments: int) -> bytes:
+    """Their height stands behind more segments than are read."""
+    high = jpeg_of_scans(80, 2_048)
+    data = high[:2] + jpeg_segment(0xEF) * segments + high[2:]
+    return tiff_of_pieces((2_048, 256), RGB | {259: 7, 278: 256, 284: 2}, STRIPS, 3, data)
+
+
+def tiff_of_jpeg_without_byte_counts(scans: int) -> bytes:
+    return tiff_of_pieces((2_048, 2_048), {259: 7, 278: 2_048}, (273, PRIVATE), 1, jpeg_of_scans(scans, 2_048))
+
+
 def bmp_of_single_pixels(side: int) -> bytes:
     """Run-length encoded, each pixel a run of its own."""
     runs = (b"\x01\x07" * side + b"\0\0") * side
@@ -158,9 +352,40 @@ LABORIOUS: dict[str, tuple[Make, int]] = {
     "png of empty pixel chunks": (png_of_empty_pixel_chunks, 100_000),
     "jpeg of empty segments": (jpeg_of_empty_segments, 10_000),
     "jpeg of scans": (jpeg_of_scans, 1_000),
-    "tiff of a huge tile": (tiff_of_a_huge_tile, 8_000),
-    "tiff of jpeg scans": (tiff_of_jpeg_scans, 1_000),
+    "jpeg of hidden scans": (jpeg_of_hidden_scans, 1_000),
     "bmp of single pixels": (bmp_of_single_pixels, 400),
+}
+# What a TIFF's header tells: its pieces together are far more than the picture.
+MULTIPLYING: dict[str, tuple[Make, int]] = {
+    "tiff of 187 gigabytes": (tiff_of_187_gigabytes, 3_125_000),
+    "tiff of long tiles": (tiff_of_long_tiles, 100_000),
+    "tiff of wide tiles": (tiff_of_wide_tiles, 100_000),
+    "tiff of a huge tile": (tiff_of_a_huge_tile, 8_000),
+    "tiff of padded planes": (tiff_of_padded_planes, 4_000),
+    "tiff of tiny tiles": (tiff_of_tiny_tiles, 4),
+    "tiff of strips again and again": (tiff_of_strips_again_and_again, 1_000),
+    "tiff of byte counts": (tiff_of_byte_counts, 1_000_000),
+    "tiff of empty blocks": (tiff_of_empty_blocks, 200_000),
+    "tiff of nops": (tiff_of_nops, 1_000_000),
+    "tiff of tiles that only libtiff sees": (tiff_of_tiles_that_only_libtiff_sees, 2_000_000),
+    "bigtiff of tags twice": (bigtiff_of_tags_twice, 2_000_000),
+    "tiff of byte counts that only libtiff sees": (tiff_of_byte_counts_that_only_libtiff_sees, 200_000),
+    "tiff of signed byte counts": (tiff_of_signed_byte_counts, 1),
+    "tiff of tags twice": (tiff_of_tags_twice, 2_000_000),
+    "tiff of a tag with two values": (tiff_of_a_tag_with_two_values, 1),
+    "big-endian bigtiff": (big_endian_bigtiff, 64),
+    "tiff of many tags": (tiff_of_many_tags, 5_000),
+    "tiff of strips and tiles": (tiff_of_strips_and_tiles, 1_000),
+    "tiff of no size": (tiff_of_no_size, 0),
+}
+# What only the whole file tells: how often each piece is gone over.
+SCANNING: dict[str, tuple[Make, int]] = {
+    "tiff of jpeg scans": (tiff_of_jpeg_scans, 1_000),
+    "tiff of jpeg tiles": (tiff_of_jpeg_tiles, 60),
+    "tiff of jpeg planes": (tiff_of_jpeg_planes, 80),
+    "tiff of a high jpeg": (tiff_of_a_high_jpeg, 80),
+    "tiff of hidden high jpegs": (tiff_of_hidden_high_jpegs, 60_000),
+    "tiff of jpeg without byte counts": (tiff_of_jpeg_without_byte_counts, 80),
 }
 # What Pillow itself bounds, or what is harmless.
 LIGHT: dict[str, tuple[Make, int]] = {

@@ -8,9 +8,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice, zip_longest
+from operator import mul
 
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from qwen_edit.pixel_work import STRIP_OFFSETS, excess, pieces
 
 # Pillow reads a file in pieces as small as its author made them, at about a microsecond each.
 FREE_READS = 2**17
@@ -18,10 +22,12 @@ BYTES_PER_READ = 64  # beyond the free ones
 MAX_JPEG_SEGMENTS = 256  # of up to 64 KiB; a large profile or a depth map takes a hundred
 MAX_SCANS = 32  # of the largest picture, of smaller ones more: each scan of a progressive JPEG goes over all pixels
 
-TIFF_TILE_WIDTH, TIFF_TILE_LENGTH, TIFF_ROWS_PER_STRIP = 322, 323, 278
 JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
 END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
-JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # none of those that stand within a scan
+STARTS_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+MAX_JPEG_HEIGHT = 2**16 - 1
+SCAN = bytes([0xFF, START_OF_SCAN])
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # none of those that no length follows
 
 
 class TooLaborious(Exception):
@@ -48,41 +54,56 @@ def check_segments(data: bytes) -> None:
 
 def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
     """Before the pixels are decoded: how many are gone over, counted with each scan."""
-    if picture.format in ("JPEG", "MPO"):
-        pixels, scans = picture.width * picture.height, _scans_of_jpeg(data)
-    elif picture.format == "TIFF":
-        pixels = _piece(picture)
-        scans = data.count(b"\xff\xda") if picture.info.get("compression") in JPEG_IN_TIFF else 1
+    if isinstance(picture, TiffImageFile):
+        if problem := excess(picture.tag_v2, io.BytesIO(data)):
+            raise TooLaborious(f"it {problem}")
+        scanned = _scanned_in_tiff(picture.tag_v2, data) if picture.info["compression"] in JPEG_IN_TIFF else 0
+    elif picture.format in ("JPEG", "MPO"):
+        scanned = picture.width * picture.height * _scans_of_jpeg(data)
     else:
         return
-    if pixels > max_pixels:
-        raise TooLaborious(f"its tiles have {pixels} pixels, at most {max_pixels} are allowed")
-    if pixels * scans > MAX_SCANS * max_pixels:
-        raise TooLaborious(f"it has {scans} scans, far more than a picture of its size needs")
+    if scanned > MAX_SCANS * max_pixels:
+        raise TooLaborious(f"its JPEG scans go over {scanned} pixels, at most {MAX_SCANS * max_pixels} are allowed")
 
 
 def _scans_of_jpeg(data: bytes) -> int:
-    markers = list(_markers(data))
+    markers = [marker for marker, _ in _markers(data, 0)]
     if len(markers) > MAX_JPEG_SEGMENTS + markers.count(START_OF_SCAN):
         raise TooLaborious(f"it has more than {MAX_JPEG_SEGMENTS} segments")
     return markers.count(START_OF_SCAN)
 
 
-def _markers(data: bytes) -> Iterator[int]:
-    """Of the segments after the first, up to the end of the image or until there are far too many."""
-    position = 2
+def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
+    """And where it ends, of the segments after the first: up to the end of the image or until there are too many."""
+    position = start + 2
     for _ in range(2**16):
         match = JPEG_MARKER.search(data, position)
         if not match or match[1][0] == END_OF_IMAGE:
             return
-        yield match[1][0]
+        yield match[1][0], match.end()
         position = match.end() + int.from_bytes(data[match.end() : match.end() + 2])
 
 
-def _piece(picture: Any) -> int:
-    """Pixels of a TIFF's tile or strip; tiles may be larger than the picture."""
-    tags = picture.tag_v2
-    if TIFF_TILE_WIDTH in tags and TIFF_TILE_LENGTH in tags:
-        return int(tags[TIFF_TILE_WIDTH]) * int(tags[TIFF_TILE_LENGTH])
-    rows: int = min(tags.get(TIFF_ROWS_PER_STRIP, picture.height), picture.height)
-    return rows * int(picture.width)
+def _scanned_in_tiff(tags: ImageFileDirectory_v2, data: bytes) -> int:
+    """Pixels of all its JPEG pieces, of each as often as it has scans."""
+    parts = pieces(tags)
+    offsets = tags.get(parts.offsets, ())[: parts.needed]
+    counts = tags.get(parts.byte_counts, ())
+    pixels = [parts.width * parts.length] * len(offsets)
+    if parts.offsets == STRIP_OFFSETS:
+        for last in range(parts.down - 1, len(offsets), parts.down):
+            pixels[last] = max(pixels[last], parts.width * _jpeg_height(data, offsets[last]))
+    whole = data.count(SCAN)
+    scans = [
+        data.count(SCAN, offset, offset + count) if count else whole
+        for offset, count in zip_longest(offsets, counts, fillvalue=0)
+    ]
+    return sum(map(mul, pixels, scans))
+
+
+def _jpeg_height(data: bytes, start: int) -> int:
+    """Of the last strip, which libtiff lets be higher than what is left of the picture."""
+    for marker, end in islice(_markers(data, start), MAX_JPEG_SEGMENTS):
+        if marker in STARTS_OF_FRAME:
+            return int.from_bytes(data[end + 3 : end + 5])
+    return MAX_JPEG_HEIGHT
