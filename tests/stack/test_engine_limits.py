@@ -23,23 +23,22 @@ from tests.kit.tensors import MODEL, inputs
 
 @dataclass
 class Sent:
-    """One inference call: its error or its result, and how long it took."""
+    """One inference call: its error or its result, and when it came."""
 
-    seconds: float
+    answered_at: float
     error: str | None
     result: Any = None
 
 
 def infer(server: Server, **tensors: Any) -> Sent:
     client = tritonclient.http.InferenceServerClient(server.triton_http, network_timeout=120.0)
-    started = time.monotonic()
     try:
         result, error = client.infer(MODEL, inputs(tritonclient.http, **tensors)), None
     except InferenceServerException as raised:
         result, error = None, raised.message()
     finally:
         client.close()
-    return Sent(time.monotonic() - started, error, result)
+    return Sent(time.monotonic(), error, result)
 
 
 def at_once(calls: list[Callable[[], Sent]]) -> list[Sent]:
@@ -78,8 +77,8 @@ def test_of_twenty_edits_sent_at_once_eight_are_taken_and_twelve_refused_at_once
     assert len(answers) - len(refused) == 8
     assert len(refused) == 12
     assert all("queue_full: 8 edits are waiting or running" in (answer.error or "") for answer in refused)
-    # Two cores are shared with twenty clients here; the engine itself refuses in under a millisecond.
-    assert sorted(answer.seconds for answer in refused)[len(refused) // 2] < 0.1
+    first = min(answer.answered_at for answer in answers if not answer.error)
+    assert max(answer.answered_at for answer in refused) < first, "a refusal waited until an edit had ended"
     assert rest.error is None, "a continued edit is always taken"
     assert rest.result.as_numpy("image").shape == (1, 384, 384, 3)
 
