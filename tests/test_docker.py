@@ -23,6 +23,7 @@ import yaml
 import shim.settings
 import standalone.settings
 import standalone.supervisor
+from tests.kit.sources import packages
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"Dockerfile.triton": ["model", "standalone"], "Dockerfile.shim": ["shim"]}
@@ -202,6 +203,24 @@ def test_the_build_context_is_what_the_dockerfiles_copy() -> None:
 
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
+
+
+def copied_files(dockerfile: str) -> Iterator[Path]:
+    for copy in arguments_of(dockerfile, "COPY"):
+        for source in copy.split()[:-1]:
+            yield from ((ROOT / source).rglob("*") if (ROOT / source).is_dir() else [ROOT / source])
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_an_image_holds_neither_weights_nor_what_makes_them(dockerfile: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    files = list(copied_files(dockerfile))
+    sources = [path for path in files if path.suffix == ".py"]
+
+    assert sources
+    assert not [path for path in files if path.suffix == ".safetensors"]
+    assert not [path for path in sources if packages(path) & {"checkpoints", "tokenizers", "skimage", "sklearn"}]
+    assert not {package for extra in EXTRAS[dockerfile] for package in extras[extra]} & set(extras["checkpoints"])
 
 
 def test_the_container_runs_the_supervisor_reachable_for_other_containers() -> None:

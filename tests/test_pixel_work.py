@@ -11,16 +11,6 @@ import numpy as np
 import pytest
 import qwen_edit.pictures.pixel_work
 import tifffile
-from hostile_pictures import (
-    DEFLATED,
-    STRIPS,
-    deflated_zeros,
-    gradient,
-    jpeg_of_scans,
-    saved,
-    tiff_of_pieces,
-    tiff_of_tiles,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,6 +20,16 @@ from starlette.datastructures import UploadFile
 
 import shim.reading.pixel_work
 from shim.reading.pictures import Picture
+from tests.kit.hostile_pictures import (
+    DEFLATED,
+    STRIPS,
+    deflated_zeros,
+    gradient,
+    jpeg_of_scans,
+    saved,
+    tiff_of_pieces,
+    tiff_of_tiles,
+)
 
 MAX_PIXELS = 5_000_000
 SIZE = (300, 200)

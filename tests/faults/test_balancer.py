@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import requests
-from servers import Server, answers_200, pictures
-from stacks import Balanced, balanced, worker
 
-from benchmarks.clients import same
+from tests.kit.answers import pictures, same
+from tests.kit.servers import Server, answers_200
+from tests.kit.stacks import Balanced, balanced, worker
 
 pytestmark = pytest.mark.faults
 

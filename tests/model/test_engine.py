@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
 
-from benchmarks.arrivals import run_in_segments
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.in_process import run_in_segments
 
 BOUND = 1e-4
 

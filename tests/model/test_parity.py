@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
 from qwen_edit.conditioning import texts
 from qwen_edit.conditioning.conditioner import Conditioner
@@ -21,7 +20,8 @@ from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
-from benchmarks import stock
+from tests.kit import stock
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
 FAMILIES = ("edit", "plus", "plus-2511")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from servers import Server, serve_shim
+
+from tests.kit.servers import Server, serve_shim
 
 BODY_BYTES = 8 * 2**20
 HEAD = "POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"

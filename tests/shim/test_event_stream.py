@@ -14,7 +14,6 @@ from typing import Any, Never
 
 import pytest
 from PIL import Image
-from scripted import STEPS, Call, ScriptedTriton, obey
 from starlette.testclient import TestClient
 
 from shim import event_stream
@@ -22,6 +21,7 @@ from shim.app import create_app
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.running.segments import Outcome, Segment
 from shim.settings import Settings
+from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
 
 EDITS = "/v1/images/edits"
 FRAME = re.compile(r"event: ([a-z_.]+)\ndata: (\{[^\n]*\})")

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers import PORTS, PROJECT, environment, free_ports
 
 from standalone import tritonserver
 from standalone.errors import LaunchError
 from standalone.settings import Settings
 from standalone.tritonserver import MODEL_NAME, _refuse_unsupported, config_name, model_is_loaded
+from tests.kit.servers import PORTS, PROJECT, environment, free_ports
 
 KEY = "a-secret-of-the-launcher"
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from engines import difference, edit, engine_on
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from qwen_edit.forward.sigmas import NoiseLevels
@@ -23,6 +22,8 @@ from qwen_edit.loading.load import Loaded, check, load
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
 from qwen_edit.settings import Adapter, Settings, SettingsError
 from safetensors.torch import save_file
+
+from tests.kit.engines import difference, edit, engine_on
 
 CPU = torch.device("cpu")
 ONE_ROW, _, TEXTS_OF_DIFFERENT_LENGTH = compiling.VARIANTS

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit.loading import placement
 from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.pipeline import Devices
 
-from standalone.checkpoint import build_pipeline
+from checkpoints.random_weights import build_pipeline
+from tests.kit.engines import difference, edit, engine_on, load_pipeline
 
 GIGABYTE = placement.GIGABYTE
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image, ImageDraw, ImageFilter
 from qwen_edit.errors import BadRequest
 from qwen_edit.pictures import masks
 from qwen_edit.pictures.masks import Mask
 
-from benchmarks import stock
+from tests.kit import stock
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 AREA = 128 * 128
 FEATHER_PIXELS = 4  # half a latent cell of these checkpoints

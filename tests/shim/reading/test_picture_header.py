@@ -7,7 +7,11 @@ import io
 import time
 
 import pytest
-from hostile_pictures import (
+from starlette.datastructures import UploadFile
+
+from shim.errors import InvalidInput
+from shim.reading.pictures import Picture
+from tests.kit.hostile_pictures import (
     LIGHT,
     MULTIPLYING,
     SCANNING,
@@ -19,10 +23,6 @@ from hostile_pictures import (
     png_of_empty_chunks,
     tiff_of_strips,
 )
-from starlette.datastructures import UploadFile
-
-from shim.errors import InvalidInput
-from shim.reading.pictures import Picture
 
 MAX_PIXELS = 50_000_000
 CPU_SECONDS = 1.0  # of one check, at most

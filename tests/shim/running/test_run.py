@@ -10,7 +10,6 @@ from typing import Never
 import pytest
 from anyio import CapacityLimiter
 from PIL import Image
-from scripted import STEPS, Call, ScriptedTriton, obey
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
@@ -23,6 +22,7 @@ from shim.running.run import Advanced, EditRun, Event, Output, Partial
 from shim.running.segments import Outcome, Segment
 from shim.running.services import Services
 from shim.settings import Settings
+from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
 
 SETTINGS = Settings(segment_steps=3, max_jobs_per_request=2, request_timeout_seconds=0.5)
 

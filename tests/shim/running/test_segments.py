@@ -7,7 +7,6 @@ import time
 from typing import Never
 
 import pytest
-from scripted import STEPS, Call, ScriptedTriton, obey
 from starlette.datastructures import UploadFile
 
 from shim.errors import GenerationError, ModelNotReady, QueueFull, ShimError
@@ -19,6 +18,7 @@ from shim.running.faults import Interrupted, Unreached
 from shim.running.readiness import Readiness
 from shim.running.segments import Edited, Outcome, Patience, Plan, Runner, Segment, back_off
 from shim.settings import Settings
+from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
 
 
 def ends(plan: Plan, steps: int, known: bool = True) -> list[int]:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from standalone.demo.edits import EDITS
+from checkpoints.demo.edits import EDITS
 
 FRAMES = (
     "make it {}", "make this {}", "make the picture {}", "make the image {}", "make the photo {}", "turn it {}",

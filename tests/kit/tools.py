@@ -1,4 +1,4 @@
-"""What the tests need beside the main environment: python tests/tools.py
+"""What the tests need beside the main environment: python -m tests.kit.tools
 
 Environments that do not fit into it, each in a folder of .tools/, made once, and again when what it is made of changes;
 and programs from Debian's packages, which only root can install. What cannot be installed is reported and left out, as
@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-LISTS = Path(__file__).parent / "environments"
-TOOLS = Path(__file__).resolve().parents[1] / ".tools"
+LISTS = Path(__file__).resolve().parents[1] / "environments"
+TOOLS = Path(__file__).resolve().parents[2] / ".tools"
 STAMP = ".installed"
 INSTALL_SECONDS = 600
 
@@ -110,10 +111,10 @@ def main() -> None:
     os.environ.pop("PYTHONPATH", None)
     for name in ENVIRONMENTS:
         if not is_installed(name):
-            report(f"{TOOLS.name}/{name}", lambda name=name: install(name))
+            report(f"{TOOLS.name}/{name}", partial(install, name))
     if packages := missing_packages():
         if os.geteuid() == 0 and shutil.which("apt-get"):
-            report(" ".join(packages), lambda: install_packages(packages))
+            report(" ".join(packages), partial(install_packages, packages))
         else:
             print(f"not installed: {', '.join(packages)}; tests that need them are left out")
 

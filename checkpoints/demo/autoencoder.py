@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage
 
-from standalone.demo.cosines import set_encoder, start_decoder
-from standalone.demo.pictures import PictureSource
-from standalone.demo.single_frame import clear_unused_kernels, single_frame
+from checkpoints.demo.cosines import set_encoder, start_decoder
+from checkpoints.demo.pictures import PictureSource
+from checkpoints.demo.single_frame import clear_unused_kernels, single_frame
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def train_decoder(vae: AutoencoderKLQwenImage, stages: tuple[Stage, ...] = STAGE
             for _ in range(stage.steps):
                 loss = _loss(vae, as_frames(pictures.batch(stage.batch, stage.side, stage.side)))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()

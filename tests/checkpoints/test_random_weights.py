@@ -18,13 +18,13 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwen
 from numpy.typing import NDArray
 from PIL import Image
 
-from standalone.checkpoint import (
+from checkpoints.random_weights import (
     FAMILIES,
     PIPELINES,
     build_pipeline,
     write_checkpoint,
 )
-from standalone.tokenizer import build_tokenizer, prompt_templates
+from checkpoints.tokenizer import build_tokenizer, prompt_templates
 
 REFERENCE_AREA = 128 * 128
 USER_TURN = "<|im_start|>user\n"
@@ -179,7 +179,7 @@ def test_unknown_names_are_refused(family: str, size: str, message: str) -> None
 
 def test_the_command_line_writes_a_small_folder(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
-    command = [sys.executable, "-m", "standalone.checkpoint", str(folder), "--family", "edit"]
+    command = [sys.executable, "-m", "checkpoints.random_weights", str(folder), "--family", "edit"]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
     assert json.loads((folder / "serving.json").read_text()) == {
         "num_inference_steps": 8,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from standalone.demo.pictures import Picture
+from checkpoints.demo.pictures import Picture
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 CELL = 8  # pixels a side of a pixelated picture's blocks: those of a transformer token

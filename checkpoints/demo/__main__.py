@@ -1,11 +1,12 @@
-"""Run: make demo-checkpoint, or python -m standalone.demo [FOLDER]"""
+"""Run: make demo-checkpoint, or python -m checkpoints.demo [FOLDER]"""
 
 import argparse
 import logging
 from pathlib import Path
 
-from standalone.demo.checkpoint import write_demo_checkpoint
-from standalone.launcher import DEMO_CHECKPOINT
+from checkpoints.demo.checkpoint import write_demo_checkpoint
+
+DEMO_CHECKPOINT = Path(__file__).with_name("qwen-image-edit-demo")
 
 
 def main() -> None:

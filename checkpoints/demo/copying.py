@@ -40,7 +40,7 @@ def start_with_copying(transformer: QwenImageTransformer2DModel) -> None:
         for writing in (block.attn.to_out[0], block.img_mlp.net[2]):
             writing.weight *= BRANCH_WEIGHTS
             writing.bias.zero_()
-    _copy_once(transformer.transformer_blocks[0], transformer.config.attention_head_dim)
+    _copy_once(transformer.transformer_blocks[0])
     _answer(transformer)
 
 
@@ -79,7 +79,7 @@ def _look_at_text(block: QwenImageTransformerBlock, width: int) -> None:
         projection.bias[rows.stop - 1] = sign * TEXT_BIAS_NORM  # of the slowest pair, which hardly turns
 
 
-def _copy_once(block: QwenImageTransformerBlock, width: int) -> None:
+def _copy_once(block: QwenImageTransformerBlock) -> None:
     attention, rows = block.attn, slice(0, LATENTS)
     attention.to_v.weight[rows] = 0
     attention.to_v.weight[rows, :LATENTS] = torch.eye(LATENTS)

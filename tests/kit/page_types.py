@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tools
+from tests.kit import tools
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 TSC = tools.TOOLS / "typescript" / "node_modules" / ".bin" / "tsc"
 
 

@@ -6,17 +6,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from qwen_edit.conditioning.preparation import Prepared
+from qwen_edit.engine import Engine
 from qwen_edit.errors import EditError
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Outcome, Result
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import Usage, Worker
+
+GAP_SECONDS = 0.05  # between the arrivals of two edits
 
 
 @dataclass
@@ -128,3 +131,35 @@ class Answer:
             raise self.error_given
         assert self.outcome_given is not None
         return self.outcome_given
+
+
+def run_in_segments(engine: Engine, requests: list[EditRequest], segments: int) -> tuple[list[int], list[float]]:
+    """Sends the requests 50 ms apart, each in so many segments; the order they ended in, and their latencies."""
+    ended = [0.0] * len(requests)
+    latencies = [0.0] * len(requests)
+
+    def client(number: int, request: EditRequest) -> None:
+        started = time.monotonic()
+        ended[number] = _send(engine, request, segments)
+        latencies[number] = ended[number] - started
+
+    threads = []
+    for number, request in enumerate(requests):
+        arrived = replace(request, arrival=time.time())
+        threads.append(threading.Thread(target=client, args=(number, arrived)))
+        threads[-1].start()
+        time.sleep(GAP_SECONDS)
+    for thread in threads:
+        thread.join()
+    return sorted(range(len(requests)), key=ended.__getitem__), latencies
+
+
+def _send(engine: Engine, request: EditRequest, segments: int) -> float:
+    """When the engine answered the last segment, by the monotonic clock."""
+    latents: npt.NDArray[np.float32] | None = None
+    length = request.num_inference_steps // segments
+    for start in range(0, request.num_inference_steps, length):
+        answer = Answer()
+        engine.submit(replace(request, start_step=start, stop_step=start + length, latents=latents), answer)
+        latents = answer.wait().latents
+    return answer.answered_at

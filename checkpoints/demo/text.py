@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLProcessor
 
-from standalone.checkpoint import build_processor, randomize, text_encoder_config
-from standalone.demo.pictures import PictureSource
-from standalone.demo.wordings import choosing_prompt, prompt, vocabulary_text
-from standalone.tokenizer import TRAINING_TEXT, build_tokenizer, prompt_templates
+from checkpoints.demo.pictures import PictureSource
+from checkpoints.demo.wordings import choosing_prompt, prompt, vocabulary_text
+from checkpoints.random_weights import build_processor, randomize, text_encoder_config
+from checkpoints.tokenizer import TRAINING_TEXT, build_tokenizer, prompt_templates
 
 WIDTH = 128
 TEXT = {

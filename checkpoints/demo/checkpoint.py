@@ -13,9 +13,9 @@ from diffusers import (
     QwenImageTransformer2DModel,
 )
 
-from standalone.checkpoint import SCHEDULER_CONFIG
-from standalone.demo import autoencoder, transformer
-from standalone.demo.text import build_text_encoder
+from checkpoints.architectures import SCHEDULER_CONFIG
+from checkpoints.demo import autoencoder, transformer
+from checkpoints.demo.text import build_text_encoder
 
 SERVING_DEFAULTS = {"num_inference_steps": 8, "true_cfg_scale": 1.0, "reference_area": 256 * 256}
 

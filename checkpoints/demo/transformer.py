@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-from standalone.demo.autoencoder import as_frames
-from standalone.demo.copying import start_with_copying
-from standalone.demo.cosines import BLOCK, coefficients
-from standalone.demo.course import (
+from checkpoints.demo.autoencoder import as_frames
+from checkpoints.demo.copying import start_with_copying
+from checkpoints.demo.cosines import BLOCK, coefficients
+from checkpoints.demo.course import (
     EDITS_SEEN,
     LEARNING_RATE,
     SEED,
@@ -25,9 +25,9 @@ from standalone.demo.course import (
     Cells,
     Stage,
 )
-from standalone.demo.edits import EDITS
-from standalone.demo.pictures import Picture, PictureSource
-from standalone.demo.text import WIDTH, TextEncoder, Wording, Wordings
+from checkpoints.demo.edits import EDITS
+from checkpoints.demo.pictures import Picture, PictureSource
+from checkpoints.demo.text import WIDTH, TextEncoder, Wording, Wordings
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def train(vae: AutoencoderKLQwenImage, encoder: TextEncoder) -> QwenImageTransfo
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * warm * rate
             loss = flow_loss(transformer, examples.draw(stage), weights)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
             optimizer.step()
             step += 1
@@ -102,9 +102,9 @@ def flow_loss(transformer: QwenImageTransformer2DModel, example: Example, weight
         img_shapes=[example.shapes] * len(noise),
         return_dict=False,
     )[0][:, : noise.shape[1]]
-    errors = (predicted - (noised - example.target) / level[:, None, None]).square()
+    errors: torch.Tensor = (predicted - (noised - example.target) / level[:, None, None]).square()
     by_level = (level / LAST_LARGE_NOISE).clamp(max=1).square()
-    return (errors * weights * by_level[:, None, None]).mean()  # type: ignore[no-any-return]
+    return (errors * weights * by_level[:, None, None]).mean()
 
 
 def _as_reached(example: Example, level: torch.Tensor) -> torch.Tensor:

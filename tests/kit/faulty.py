@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from servers import PROJECT
+from tests.kit.servers import PROJECT
 
 CODE = """
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import psutil
-from servers import PROJECT, Server, answers_200, environment, free_ports, run, serve_shim
 
 from standalone.observer import workers
 from standalone.tritonserver import find
+from tests.kit.haproxy import balancer
+from tests.kit.servers import Server, answers_200, environment, free_ports, run, serve_shim
 
 SUPERVISOR_PORTS = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
 
@@ -31,6 +29,16 @@ def worker(server: Server) -> psutil.Process:
     return found
 
 
+def shim(server: Server) -> psutil.Process:
+    children = psutil.Process(server.process.pid).children()
+    (found,) = [child for child in children if child.cmdline()[-2:] == ["-m", "shim"]]
+    return found
+
+
+def processes(server: Server) -> dict[str, psutil.Process]:
+    return {"shim": shim(server), "tritonserver": tritonserver(server), "worker": worker(server)}
+
+
 @contextlib.contextmanager
 def supervise(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
     """`python -m standalone.supervisor`: a supervised Triton without a shim; healthy when entered."""
@@ -41,15 +49,6 @@ def supervise(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
         server.wait_for(lambda: server.process.poll() is not None or answers_200(server.healthz), seconds=120)
         assert server.process.poll() is None, server.log
         yield server
-
-
-class Upstream(Protocol):
-    """What a balancer is told of a Triton."""
-
-    @property
-    def triton_http(self) -> str: ...
-    @property
-    def supervisor_port(self) -> int: ...
 
 
 def installed_tritonserver(folder: Path) -> dict[str, str]:
@@ -68,29 +67,11 @@ class Balanced:
     haproxy: Server
 
 
-def haproxy() -> str | None:
-    return shutil.which("haproxy", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-
-
-@contextlib.contextmanager
-def balancer(*tritons: Upstream) -> Iterator[Server]:
-    """A HAProxy with the shipped configuration in front of them."""
-    (port,) = free_ports(1)
-    env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port))
-    for number, triton in enumerate(tritons, 1):
-        env |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
-    binary = haproxy()
-    assert binary
-    with run([binary, "-db", "-f", str(PROJECT / "haproxy.cfg")], env, port) as proxy:
-        proxy.wait_ready(path="/healthz")
-        yield proxy
-
-
 @contextlib.contextmanager
 def balanced(checkpoint: Path | str, **settings: str) -> Iterator[Balanced]:
     """Two supervised Tritons behind a HAProxy with the shipped configuration, and a shim in front of it."""
     with contextlib.ExitStack() as stack:
         tritons = [stack.enter_context(supervise(checkpoint, **settings)) for _ in range(2)]
         proxy = stack.enter_context(balancer(*tritons))
-        shim = stack.enter_context(serve_shim(proxy.url, HEALTH_URL=f"{proxy.url}/healthz"))
-        yield Balanced(tritons, shim, proxy)
+        front = stack.enter_context(serve_shim(proxy.url, HEALTH_URL=f"{proxy.url}/healthz"))
+        yield Balanced(tritons, front, proxy)
