@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test faults check demo-checkpoint clean
+.PHONY: help serve test faults check docs demo-checkpoint clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,10 +20,14 @@ faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload
 	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s
 	for scenario in kills balancer overload; do PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.load $$scenario || exit 1; done
 
-check: $(VENV)/.test  ## ruff and mypy
+check: $(VENV)/.test  ## ruff, mypy, and whether the generated documents are those of the code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy shim standalone model_repository/qwen_image_edit/1/qwen_edit
+	$(VENV)/bin/mypy docs shim standalone model_repository/qwen_image_edit/1/qwen_edit
+	$(VENV)/bin/python -m docs.generate --check
+
+docs: $(VENV)/.serve  ## write .env.example and the tables of docs/ from the code
+	$(VENV)/bin/python -m docs.generate
 
 demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
 	$(VENV)/bin/python -m standalone.demo

@@ -53,7 +53,7 @@ class Settings:
         "HOST",
         text,
         "127.0.0.1",
-        "Address on which the shim listens. In its container that is 0.0.0.0; see `HOST_ADDRESS`.",
+        "Address on which the shim listens: 0.0.0.0 in the container, where `HOST_ADDRESS` decides who can reach it.",
     )
     port: int = setting("PORT", integer(1, 65535), 8000, "Port of the shim.")
     triton_url: str = setting(
@@ -87,12 +87,14 @@ class Settings:
         "Bytes of the largest HTTP request body. Triton's own limit is set 16 MiB higher.",
     )
     max_input_pixels: int = setting(
-        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels of one picture that is sent in."
+        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
     )
-    max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures of one edit.")
+    max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
     max_side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
-    max_pixels: int = setting("MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels of an output.")
-    max_steps: int = setting("MAX_STEPS", integer(2, 1000), 100, "Most denoising steps of an edit.")
+    max_pixels: int = setting(
+        "MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels that an output may have."
+    )
+    max_steps: int = setting("MAX_STEPS", integer(2, 1000), 100, "Most denoising steps that an edit may ask for.")
     max_outputs_per_request: int = setting(
         "MAX_OUTPUTS_PER_REQUEST", integer(1, 160), 16, "Most outputs of one request: pictures × `n`."
     )
@@ -121,15 +123,15 @@ class Settings:
         "DRAIN_SECONDS",
         number(0, 86_400),
         60.0,
-        "How long edits in progress have to finish after SIGTERM. Raise `stop_grace_period` in docker-compose.yml with "
-        "it. Under `make serve` a stop gives them 2 seconds, whatever is set here.",
+        "How long edits in progress may take to finish after SIGTERM. `stop_grace_period` in docker-compose.yml has to "
+        "be longer. Under `make serve` they get 2 seconds, whatever is set here.",
     )
     allowed_image_hosts: tuple[str, ...] = setting(
         "ALLOWED_IMAGE_HOSTS",
         HOSTS,
         (),
-        "Hosts from which pictures named by an http(s) URL are fetched, each without a port (the scheme's own is used) "
-        "or with one. Only public addresses are connected to. Empty: none, only `data:` URLs are taken.",
+        "Hosts from which pictures are fetched that a request names by an http(s) URL, each with or without a port "
+        "(then the scheme's own). Only public addresses are connected to. Empty: none; only `data:` URLs are taken.",
     )
     cors_origins: tuple[str, ...] = setting(
         "CORS_ORIGINS", ORIGINS, (), "Origins whose web pages may call the API. Empty: none."

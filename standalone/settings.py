@@ -38,14 +38,13 @@ class Settings:
         "DEVICE_MAP",
         choice("cuda", "balanced", "cpu"),
         "",
-        "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU of a machine "
-        "without a GPU.",
+        "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU without a GPU.",
     )
     host: str = setting(
         "HOST",
         text,
         "127.0.0.1",
-        "Address on which the shim listens. In its container that is 0.0.0.0; see `HOST_ADDRESS`.",
+        "Address on which the shim listens: 0.0.0.0 in the container, where `HOST_ADDRESS` decides who can reach it.",
     )
     port: int = setting("PORT", PORT, 8000, "Port of the shim.")
     api_key: str = setting(
@@ -71,14 +70,15 @@ class Settings:
         "DRAIN_SECONDS",
         number(0, 86_400),
         60.0,
-        "How long edits in progress have to finish after SIGTERM. Raise `stop_grace_period` in docker-compose.yml with "
-        "it. Under `make serve` a stop gives them 2 seconds, whatever is set here.",
+        "How long edits in progress may take to finish after SIGTERM. `stop_grace_period` in docker-compose.yml has to "
+        "be longer. Under `make serve` they get 2 seconds, whatever is set here.",
     )
     one_server_per_gpu: bool = setting(
         "ONE_SERVER_PER_GPU",
         boolean,
         False,
-        "true: one tritonserver per GPU, each with ports 10 above the last. A failure on one then spares the others.",
+        "true: one tritonserver per GPU, each with ports 10 above the last, so that a failure on one GPU leaves the "
+        "others serving. `make serve` then needs HAProxy.",
     )
     worker_stall_seconds: float = setting(
         "WORKER_STALL_SECONDS",
@@ -91,19 +91,19 @@ class Settings:
         "MAX_FAILURES",
         integer(1, 1_000_000),
         5,
-        "Failures after which the supervisor gives up, if they happen within `FAILURE_WINDOW_MINUTES`.",
+        "Failures within `FAILURE_WINDOW_MINUTES` after which the supervisor gives up.",
     )
     failure_window_minutes: int = setting(
         "FAILURE_WINDOW_MINUTES",
         integer(1, 10_000),
         30,
-        "The supervisor gives up after `MAX_FAILURES` failures within this many minutes.",
+        "`MAX_FAILURES` failures within this many minutes, and the supervisor gives up.",
     )
     triton_address: str = setting(
         "TRITON_ADDRESS",
         text,
         "127.0.0.1",
-        "Address on which Triton and the supervisor's `/healthz` listen. In the container that is 0.0.0.0.",
+        "Address on which Triton and the supervisor's `/healthz` listen: 0.0.0.0 in the container.",
     )
     triton_http_port: int = setting("TRITON_HTTP_PORT", PORT, 8010, "Port of Triton's HTTP API.")
     triton_grpc_port: int = setting("TRITON_GRPC_PORT", PORT, 8011, "Port of Triton's gRPC API.")

@@ -56,7 +56,7 @@ def _scheduler_config(value: str) -> tuple[tuple[str, Any], ...]:
     return tuple(changes.items())
 
 
-ADAPTERS = Cast("PATH or PATH:WEIGHT, or a comma list of them,", _adapters)
+ADAPTERS = Cast("a comma list of PATH or PATH:WEIGHT", _adapters)
 JSON_OBJECT = Cast("a JSON object", _scheduler_config)
 QUANTIZATION = choice("none", "fp8", "int8", "nf4")
 
@@ -84,16 +84,16 @@ class Loading:
     compile: bool = setting(
         "COMPILE", boolean, False, "true: the transformer's blocks are compiled at load, which takes minutes."
     )
-    quantization: str = setting("QUANTIZATION", QUANTIZATION, "none", "Of the transformer's weights.")
+    quantization: str = setting("QUANTIZATION", QUANTIZATION, "none", "Quantisation of the transformer's weights.")
     text_encoder_quantization: str = setting(
-        "TEXT_ENCODER_QUANTIZATION", QUANTIZATION, "none", "Of the text encoder's weights."
+        "TEXT_ENCODER_QUANTIZATION", QUANTIZATION, "none", "Quantisation of the text encoder's weights."
     )
     offload: str = setting(
         "OFFLOAD",
         choice("none", "model", "group"),
         "none",
-        "Weights wait in main memory. `model`: transformer and text encoder take turns on the GPU. `group`: their "
-        "blocks are moved there one by one.",
+        "Keeps weights in main memory until the GPU needs them. `model`: transformer and text encoder take turns on "
+        "it. `group`: their blocks are moved there one by one.",
     )
     vae_tiling: bool = setting(
         "VAE_TILING",
@@ -102,7 +102,7 @@ class Loading:
         "true: pictures are encoded and decoded in tiles, with blended seams. Large ones then need less memory.",
     )
     adapters: tuple[Adapter, ...] = setting(
-        "LORA", ADAPTERS, (), "LoRA adapters, each a file or folder and how much of it is added, by default 1."
+        "LORA", ADAPTERS, (), "LoRA adapters, each a file or folder, and how much of it is added: 1 without a weight."
     )
     fuse_adapters: bool = setting(
         "LORA_FUSED",
@@ -111,7 +111,7 @@ class Loading:
         "true: adapters are added into the weights. false: they are kept beside them, which slows every step.",
     )
     scheduler_config: tuple[tuple[str, Any], ...] = setting(
-        "SCHEDULER_CONFIG", JSON_OBJECT, (), "Merged into the checkpoint's scheduler configuration."
+        "SCHEDULER_CONFIG", JSON_OBJECT, (), "Changes to the checkpoint's scheduler configuration."
     )
     preset: str = setting(
         "PRESET",
@@ -126,12 +126,14 @@ class Limits:
     """What one request may ask for."""
 
     input_pixels: int = setting(
-        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels of one picture that is sent in."
+        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
     )
-    references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures of one edit.")
+    references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
     side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
-    pixels: int = setting("MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels of an output.")
-    steps: int = setting("MAX_STEPS", integer(2, 1000), 100, "Most denoising steps of an edit.")
+    pixels: int = setting(
+        "MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels that an output may have."
+    )
+    steps: int = setting("MAX_STEPS", integer(2, 1000), 100, "Most denoising steps that an edit may ask for.")
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,7 @@ class Settings:
         "DEVICE_MAP",
         choice("cuda", "balanced", "cpu"),
         "",
-        "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU of a machine "
-        "without a GPU.",
+        "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU without a GPU.",
     )
     log_level: str = setting(
         "LOG_LEVEL",
@@ -227,7 +228,7 @@ class Settings:
         "CONTROL_DIR",
         text,
         "",
-        "Folder through which the supervisor and the engines share drains and cancelled edits. Set by the supervisor.",
+        "Folder for the files that tell the engines about drains and cancelled edits. Set by the supervisor.",
     )
 
     def cache_bytes(self, *, on_gpu: bool) -> int:
