@@ -90,4 +90,4 @@ def test_making_documents_needs_no_package_of_the_model() -> None:
     loaded = done.stdout.split()
 
     assert "qwen_edit.settings" in loaded
-    assert not {"torch", "numpy", "starlette"} & set(loaded)
+    assert not {"torch", "diffusers", "transformers"} & set(loaded)
