@@ -30,12 +30,10 @@ ABOUT_THE_EXAMPLE = """\
 # `make docs` writes this file from the declarations in the code.
 """
 
-Settings = list[Setting[Any]]
 
-
-def sections() -> dict[str, Settings]:
+def sections() -> dict[str, list[Setting[Any]]]:
     """All settings by who reads them."""
-    parts: dict[str, Settings] = {
+    parts: dict[str, list[Setting[Any]]] = {
         "the launcher and the supervisor": list(settings_of(standalone.settings.Settings)),
         "the shim": list(settings_of(shim.settings.Settings)),
         "the model": list(settings_of(model_settings(PROJECT / "model_repository"))),
@@ -77,7 +75,7 @@ def example_of(setting: Setting[Any]) -> str:
     return "".join(f"# {line}\n" for line in says) + f"#{setting.name}={default_of(setting)}\n"
 
 
-def settings_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
+def settings_rows(settings: Iterable[Setting[Any]]) -> Iterator[tuple[str, ...]]:
     yield "variable", "default", "allowed", "meaning"
     for each in settings:
         yield f"`{each.name}`", default_of(each) or "–", each.cast.allowed or "any text", each.says

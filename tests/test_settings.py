@@ -15,6 +15,9 @@ import shim.settings_grammar
 import standalone.settings
 import standalone.settings_grammar
 from shim.settings_grammar import FALSE_WORDS, TRUE_WORDS, settings_of
+from standalone.engines import STALL_STEPS
+from standalone.launcher import SHIM_STOP_SECONDS
+from standalone.tritonserver import REQUEST_OVERHEAD_BYTES
 
 GRAMMARS = [shim.settings_grammar, standalone.settings_grammar, qwen_edit.settings_grammar]
 PARTS: dict[str, list[Any]] = {
@@ -76,6 +79,24 @@ def test_no_number_has_an_exponent_and_every_switch_knows_the_same_words(part: s
     if isinstance(setting.default, bool):
         words = [*TRUE_WORDS, *(word.upper() for word in TRUE_WORDS), *FALSE_WORDS]
         assert [outcome(setting, word) for word in words] == [True] * 8 + [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("DRAIN_SECONDS", f"{SHIM_STOP_SECONDS:g} seconds"),
+        ("HEALTH_URL", f"port {shim.settings.SUPERVISOR_PORT}"),
+        ("MAX_BODY_BYTES", f"{REQUEST_OVERHEAD_BYTES // 2**20} MiB higher"),
+        ("ONE_SERVER_PER_GPU", f"ports {standalone.settings.PORTS_APART} above"),
+        ("WORKER_STALL_SECONDS", f"{STALL_STEPS} of its own steps"),
+    ],
+)
+def test_a_number_in_what_a_setting_says_is_the_codes(name: str, words: str) -> None:
+    assert words in next(setting.says for _, setting in DECLARED if setting.name == name)
+
+
+def test_the_shim_looks_for_the_supervisor_where_it_is_by_default() -> None:
+    assert standalone.settings.Settings().supervisor_port == shim.settings.SUPERVISOR_PORT
 
 
 @pytest.mark.parametrize(("part", "setting"), DECLARED, ids=NAMES)
