@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-quick faults check demo-checkpoint clean
+.PHONY: help serve test test-quick faults check docs demo-checkpoint clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,11 +34,15 @@ $(BENCHMARKS): export PYTHONPATH := model_repository/qwen_image_edit/1
 $(BENCHMARKS): bench-%: $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.$* $(ARGS)
 
-check: $(VENV)/.test  ## ruff and mypy over everything that is Python, tsc over the page's scripts
+check: $(VENV)/.test  ## ruff and mypy over everything that is Python, tsc over the page's scripts, the generated documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy .
 	$(VENV)/bin/python -m tests.kit.page_types
+	$(VENV)/bin/python -m docs.generate --check
+
+docs: $(VENV)/.serve  ## write .env.example and the tables of docs/ from the code
+	$(VENV)/bin/python -m docs.generate
 
 demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
 	$(VENV)/bin/python -m checkpoints.demo

@@ -39,8 +39,10 @@ def blocks(language: str) -> list[str]:
 
 def test_the_settings_are_those_of_the_example_environment_with_their_defaults() -> None:
     example = dict(re.findall(r"^#(\w+)=(.*)$", (PROJECT / ".env.example").read_text(), re.MULTILINE))
-    del example["HOST_ADDRESS"]  # of docker-compose.yml alone
-    shown = {names(name)[0]: "" if default == "–" else default for name, default, _ in table("## Settings")}
+    document = (PROJECT / "docs" / "settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", document, re.MULTILINE)
+    shown = {name: "" if default == "–" else default for name, default in rows}
+    assert len(rows) == len(shown)
     assert shown == example
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 
 import pytest
 
-from shim.settings import Settings, SettingsError
+from shim.settings import Settings
+from shim.settings_grammar import SettingsError, settings_of
 
 
 def test_defaults_are_the_contracts() -> None:
@@ -28,7 +29,7 @@ def test_defaults_are_the_contracts() -> None:
 
 
 def test_empty_variables_count_as_unset() -> None:
-    variables = [declared.metadata["variable"] for declared in fields(Settings)]
+    variables = [declared.name for declared in settings_of(Settings)]
     assert Settings.from_environment(dict.fromkeys(variables, "")) == Settings()
 
 
@@ -113,5 +114,5 @@ def test_settings_do_not_change() -> None:
 
 
 def test_every_variable_is_declared_once() -> None:
-    variables = [declared.metadata["variable"] for declared in fields(Settings)]
+    variables = [declared.name for declared in settings_of(Settings)]
     assert len(variables) == len(set(variables))

@@ -20,7 +20,8 @@ from qwen_edit.loading import attention, compiling, quantization
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import Loaded, check, load
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
-from qwen_edit.settings import Adapter, Settings, SettingsError
+from qwen_edit.settings import Adapter, Settings
+from qwen_edit.settings_grammar import SettingsError
 from safetensors.torch import save_file
 
 from tests.kit.engines import difference, edit, engine_on
@@ -171,7 +172,7 @@ def test_options_that_exclude_each_other_are_refused_on_a_gpu_too(environ: dict[
     [
         ("TORCH_DTYPE", "bf16", "one of auto, bfloat16"),
         ("ATTENTION_BACKEND", "fast", "one of native, native_cudnn"),
-        ("COMPILE", "yes", "true or false"),
+        ("COMPILE", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
         ("QUANTIZATION", "int4", "one of none, fp8, int8, nf4"),
         ("OFFLOAD", "disk", "one of none, model, group"),
         ("LORA", "a.safetensors:heavy", "PATH or PATH:WEIGHT"),
