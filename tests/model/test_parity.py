@@ -21,7 +21,7 @@ from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
 from tests.kit import stock
-from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.engines import Latents, TestEngine, difference, edit, engine_on, load_pipeline
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
 FAMILIES = ("edit", "plus", "plus-2511")
@@ -45,7 +45,7 @@ def engine(pipeline: Any) -> Iterator[TestEngine]:
         yield running
 
 
-def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> np.ndarray:
+def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> Latents:
     """The same edit by the diffusers pipeline."""
     encoder = running.pipeline.parts.text_encoder
     hook = encoder.register_forward_pre_hook(_with_token_types, with_kwargs=True) if mrope else None
@@ -253,7 +253,7 @@ def _rotary_positions_transposed(patch: pytest.MonkeyPatch) -> None:
         output, *references = right(self)
         return [output, *((1, width, height) for _, height, width in references)]
 
-    right = Geometry.shapes.fget
+    right = vars(Geometry)["shapes"].fget
     patch.setattr(Geometry, "shapes", property(shapes))
 
 
