@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
@@ -48,7 +49,7 @@ class TestEngine:
         self.engine.submit(request, answer)
         return answer
 
-    def latents(self, request: EditRequest) -> np.ndarray:
+    def latents(self, request: EditRequest) -> npt.NDArray[np.float32]:
         """Final latents of the edit run to its end."""
         self.submit(request).wait()
         return self.final_latents[request.id]
