@@ -253,7 +253,7 @@ def _rotary_positions_transposed(patch: pytest.MonkeyPatch) -> None:
         output, *references = right(self)
         return [output, *((1, width, height) for _, height, width in references)]
 
-    right = Geometry.shapes.fget
+    right = vars(Geometry)["shapes"].fget
     patch.setattr(Geometry, "shapes", property(shapes))
 
 
