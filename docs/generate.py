@@ -16,6 +16,7 @@ from typing import Any
 
 import shim.settings
 import standalone.settings
+from shim.reading.fields import readme_rows
 from standalone.parts import model_settings
 from standalone.settings_grammar import Setting, settings_of, text
 
@@ -89,7 +90,8 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 
 def tables() -> dict[str, Iterable[tuple[str, ...]]]:
     """The rows of every table by what it is called where it is to be written."""
-    return {f"settings of {readers}": settings_rows(settings) for readers, settings in sections().items()}
+    settings = {f"settings of {readers}": settings_rows(each) for readers, each in sections().items()}
+    return {**settings, "the fields of an edit": [("field", "values", "default"), *readme_rows()]}
 
 
 def with_tables(document: str) -> str:

@@ -61,7 +61,6 @@ class Denoiser:
     """
 
     def __init__(self, pipeline: Pipeline, unpadded_row_tokens: int) -> None:
-        self.device = pipeline.devices.transformer
         self._pipeline = pipeline
         self._unpadded_row_tokens = unpadded_row_tokens
         self._texts = TextBatches()
