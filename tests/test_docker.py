@@ -227,7 +227,7 @@ def test_the_supervisor_needs_nothing_that_the_container_lacks() -> None:
     """Neither the shim's packages nor torch before tritonserver runs."""
     code = (
         "import standalone.supervisor, standalone.reaper, sys; "
-        "print(*{'torch', 'starlette', 'aiohttp', 'diffusers'} & set(sys.modules))"
+        "print(*{'torch', 'starlette', 'aiohttp', 'diffusers', 'shim'} & set(sys.modules))"
     )
     assert output([sys.executable, "-c", code]) == "\n"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.sources import imported
+
 PROJECT = Path(__file__).resolve().parents[1]
 ENGINE = "model_repository/qwen_image_edit/1/qwen_edit"
 PARTS = {"shim": "shim", "standalone": "standalone", "checkpoints": "checkpoints", "qwen_edit": ENGINE}
@@ -32,17 +34,6 @@ def tracked(*patterns: str) -> list[Path]:
 
 def files(part: str) -> list[Path]:
     return tracked(f"{PARTS[part]}/**.py", f"{PARTS[part]}/*.py")
-
-
-def imported(path: Path) -> set[str]:
-    """Whole names of what a file imports; a name taken from a module counts as the module's and as its own."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
 
 
 def room(part: str, path: Path) -> str:
@@ -79,6 +70,13 @@ def test_nothing_imports_benchmarks_but_themselves_and_their_test() -> None:
     users = {path for path in tracked("*.py") if any(name.split(".")[0] == "benchmarks" for name in imported(path))}
     assert {path.parent.name for path in users} <= {"benchmarks", "tests"}
     assert {path.name for path in users if path.parent.name == "tests"} <= {"test_gpu_benchmark.py"}
+
+
+@pytest.mark.parametrize("folder", ["tests/kit", "benchmarks"])
+def test_of_the_tests_only_the_kit_is_imported_by_it_and_by_benchmarks(folder: str) -> None:
+    names = {name for path in tracked(f"{folder}/*.py") for name in imported(path) if name.startswith("tests.")}
+    assert names
+    assert all(name.startswith("tests.kit") for name in names)
 
 
 @pytest.mark.parametrize("part", MAX_ENTRIES)
