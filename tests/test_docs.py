@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import PROJECT, environment
 
 from docs.generate import PLACE, tables
+from tests.kit.servers import PROJECT, environment
 
 PARTS = ("docs", "shim", "standalone", "model_repository")
 IGNORED = shutil.ignore_patterns("__pycache__", "*.safetensors", "tokenizer.json")

@@ -6,13 +6,13 @@ import json
 import re
 
 import pytest
-from qwen_edit import images, masks, request, settings
-from shim.images import FORMATS
-from shim.request import MAX_CFG_SCALE
+from qwen_edit import request, settings
+from qwen_edit.pictures import images, masks
 
 from shim import context, limits
 from shim.app import EDIT_PATHS
 from shim.openapi import describe
+from shim.reading.pictures import FORMATS
 from shim.settings import Settings
 from tests.kit.servers import PROJECT
 
@@ -27,7 +27,7 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
         (limits.MAX_PROMPT_CHARS, request.MAX_PROMPT_CHARACTERS),
         (limits.MIN_SIDE, request.MIN_SIDE),
         (limits.MAX_ASPECT, request.MAX_ASPECT),
-        (MAX_CFG_SCALE, request.MAX_TRUE_CFG_SCALE),
+        (limits.MAX_CFG_SCALE, request.MAX_TRUE_CFG_SCALE),
         (limits.MAX_SEED, settings.MAX_SEED),
         (FORMATS, images.FORMATS),
         (SHIM.max_input_pixels, MODEL.input_pixels),

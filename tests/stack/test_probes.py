@@ -14,7 +14,7 @@ import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from shim import __version__
+from shim.health import VERSION
 from standalone.observer import WORKER
 from tests.kit.servers import Server, free_ports, serve_shim
 
@@ -70,7 +70,7 @@ def test_health_does_not_wait_for_a_step_while_an_edit_of_many_runs(alone: Serve
 def test_health_tells_the_version(stack: Server) -> None:
     answer = requests.get(f"{stack.url}/health", timeout=10).json()
     assert answer.keys() == {"status", "timestamp", "version"}
-    assert answer["version"] == __version__
+    assert answer["version"] == VERSION
 
 
 def test_ready_tells_that_the_model_is_loaded(stack: Server) -> None:

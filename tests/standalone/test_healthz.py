@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from shim.triton import Triton
 
+from shim.running.triton import Triton
 from standalone import healthz
 from standalone.healthz import HealthServer, Problem
 from standalone.launcher import answers_200
