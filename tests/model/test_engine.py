@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -186,7 +187,7 @@ def test_an_edit_in_segments_equals_the_one_in_one_piece_to_the_last_bit(
     whole = edit(cat, num_inference_steps=10, seed=3, true_cfg_scale=guidance)
     with engine_on(pipeline) as engine:
         picture = engine.submit(whole).wait().image
-    latents: Latents | None = None
+    latents: npt.NDArray[np.float32] | None = None
     for start, stop in zip([0, *cuts], [*cuts, 10], strict=True):
         with engine_on(pipeline) as fresh:
             part = edit(

@@ -15,6 +15,7 @@ from tests.kit.servers import environment
 SEGMENT = """
 import sys
 import numpy as np
+import numpy.typing as npt
 from tests.kit.engines import edit, engine_on, load_pipeline
 
 checkpoint, picture, start, stop, before, after = sys.argv[1:]

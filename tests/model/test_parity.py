@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -45,7 +46,7 @@ def engine(pipeline: Any) -> Iterator[TestEngine]:
         yield running
 
 
-def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> Latents:
+def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> npt.NDArray[np.float32]:
     """The same edit by the diffusers pipeline."""
     encoder = running.pipeline.parts.text_encoder
     hook = encoder.register_forward_pre_hook(_with_token_types, with_kwargs=True) if mrope else None

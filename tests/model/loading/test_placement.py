@@ -86,8 +86,8 @@ def test_the_one_that_ran_last_is_on_the_device(monkeypatch: pytest.MonkeyPatch)
             super().__init__()
             self.name = name
 
-        def to(self, *given: Any, **options: Any) -> Any:
-            (device,) = given
+        def to(self, *where: Any, **options: Any) -> Any:
+            (device,) = where
             moves.append((self.name, str(device)))
             return self
 
