@@ -38,7 +38,7 @@ def plan(
     flags: Sequence[str] = (),
 ) -> list[Plan]:
     """`folder` is empty, and for what supervisor and engines tell each other; `flags` reach tritonserver last."""
-    devices = _devices(settings, environ)
+    devices = visible_devices(settings, environ)
     access = Access(secrets.token_hex(16))
     plans = []
     for number, device in enumerate(devices):
@@ -55,7 +55,7 @@ def plan(
     return plans
 
 
-def _devices(settings: Settings, environ: Mapping[str, str]) -> list[str | None]:
+def visible_devices(settings: Settings, environ: Mapping[str, str]) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of every server; None: as it is."""
     if not settings.one_server_per_gpu:
         return [None]

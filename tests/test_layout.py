@@ -25,6 +25,8 @@ NEVER = {
 MAX_ENTRIES = {"shim": 20, "qwen_edit": 22}
 MAX_LINES = 300
 KNOWS_DIFFUSERS = f"{ENGINE}/pipeline.py"
+# os documents its own; fp8 products and the paddings of a causal convolution have no public name that is as old.
+WITHOUT_A_PUBLIC_NAME = {"os._exit", "torch._scaled_mm", "convolution._padding"}
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -111,4 +113,5 @@ def private_names(path: Path) -> Iterator[str]:
 def test_no_file_reaches_for_the_private_names_of_another() -> None:
     """diffusers keeps half of what the engine needs behind an underscore: one file knows it."""
     reached = [name for path in tracked("*.py") for name in private_names(path)]
-    assert [name for name in reached if not name.startswith(KNOWS_DIFFUSERS)] == []
+    known = [name for name in reached if not name.startswith(KNOWS_DIFFUSERS)]
+    assert [name for name in known if name.rsplit(" ", 1)[1] not in WITHOUT_A_PUBLIC_NAME] == []

@@ -22,8 +22,6 @@ from tests.kit.in_process import Answer, Watch, WatchedWorker
 
 REFERENCE_AREA = 64 * 64
 
-Latents = npt.NDArray[np.float32]  # (tokens, channels)
-
 
 class TestEngine:
     """An engine with its pipeline, and the final latents of every edit it finished."""
@@ -51,7 +49,7 @@ class TestEngine:
         self.engine.submit(request, answer)
         return answer
 
-    def latents(self, request: EditRequest) -> Latents:
+    def latents(self, request: EditRequest) -> npt.NDArray[np.float32]:
         """Final latents of the edit run to its end."""
         self.submit(request).wait()
         return self.final_latents[request.id]

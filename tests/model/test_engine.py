@@ -17,7 +17,7 @@ from PIL import Image
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
 
-from tests.kit.engines import Latents, TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 from tests.kit.in_process import run_in_segments
 
 BOUND = 1e-4

@@ -22,7 +22,7 @@ from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
 from tests.kit import stock
-from tests.kit.engines import Latents, TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
 FAMILIES = ("edit", "plus", "plus-2511")

@@ -25,7 +25,7 @@ TWO_SERVERS = """
 import sys
 from standalone import plan
 from standalone.__main__ import main
-plan._devices = lambda settings, environ: ["", ""]
+plan.visible_devices = lambda settings, environ: ["", ""]
 sys.exit(main())
 """
 

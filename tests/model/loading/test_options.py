@@ -25,7 +25,7 @@ from qwen_edit.settings import Adapter, Settings
 from qwen_edit.settings_grammar import SettingsError
 from safetensors.torch import save_file
 
-from tests.kit.engines import Latents, difference, edit, engine_on
+from tests.kit.engines import difference, edit, engine_on
 
 CPU = torch.device("cpu")
 ONE_ROW, _, TEXTS_OF_DIFFERENT_LENGTH = compiling.VARIANTS
