@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
-from qwen_edit.pipeline import Pipeline
 
 from checkpoints.demo import cosines, transformer
 from checkpoints.demo.autoencoder import CONFIG, as_frames, decode, encode
@@ -17,7 +16,6 @@ from checkpoints.demo.pictures import Picture, PictureSource, procedural
 from checkpoints.demo.single_frame import clear_unused_kernels, single_frame
 from checkpoints.demo.text import DROPPED_TOKENS, TEMPLATE, build_text_encoder
 from checkpoints.demo.wordings import choosing_prompt, prompt
-from checkpoints.random_weights import build_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +54,6 @@ def test_the_encoder_gives_the_coefficients_that_the_transformer_is_trained_on(
     expected = torch.nn.functional.conv2d(frames[:, :, 0], cosines.coefficients(), stride=cosines.BLOCK)
     real = vae.encode(frames).latent_dist.mode()[:, :, 0]
     assert (real - expected).abs().max() <= 0.01 * expected.std()
-
-
-def test_latents_are_packed_as_the_pipelines_do() -> None:
-    latents = torch.arange(2 * 16 * 4 * 6.0).view(2, 16, 4, 6)
-    pipeline = Pipeline(build_pipeline("plus", "tiny"))
-    assert torch.equal(transformer.packed(latents), torch.stack([pipeline.pack(each[None]) for each in latents]))
 
 
 @pytest.mark.parametrize("output", [(4, 3), (2, 5), (3, 2)], ids=str)
