@@ -17,7 +17,14 @@ test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny 
 	$(VENV)/bin/python -m pytest
 
 test-quick: $(VENV)/.test  ## all tests that start no server: under two minutes
-	QUICK=1 $(VENV)/bin/python -m pytest -r fE
+	@$(MAKE) --no-print-directory -j2 --output-sync quick-model quick-others
+
+.PHONY: quick-model quick-others
+quick-model quick-others: export QUICK := 1
+quick-model:
+	$(VENV)/bin/python -m pytest -r fE tests/model
+quick-others:
+	$(VENV)/bin/python -m pytest -r fE --ignore=tests/model
 
 faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload under load: half an hour
 	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s
