@@ -4,30 +4,48 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test faults check demo-checkpoint clean
+.PHONY: help serve test test-quick faults check docs demo-checkpoint clean
 
 help:
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 serve: $(VENV)/.serve  ## install what is needed, start Triton and the shim, print a curl
 	@exec $(VENV)/bin/python -m standalone
 
 test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny checkpoint
-	$(VENV)/bin/python tests/tools.py
+	$(VENV)/bin/python -m tests.kit.tools
 	$(VENV)/bin/python -m pytest
+
+test-quick: $(VENV)/.test  ## all tests that start no server: under two minutes
+	QUICK=1 $(VENV)/bin/python -m pytest -r fE
 
 faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload under load: half an hour
 	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s
-	for scenario in kills balancer overload; do PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.load $$scenario || exit 1; done
+	for scenario in kills balancer overload; do $(VENV)/bin/python -m benchmarks.load $$scenario || exit 1; done
 
-check: $(VENV)/.test  ## ruff, mypy, and tsc over the page's scripts
+bench-engine:  ## the engine against stock diffusers: make bench-engine ARGS="--checkpoint medium --sizes 64"
+bench-load:  ## load and faults on a whole server: make bench-load ARGS=kills
+bench-gpu:  ## every option on a GPU: make bench-gpu ARGS="--out gpu.json"
+BENCHMARKS := $(addprefix bench-,engine load gpu arrivals segments sse_clients)
+.PHONY: $(BENCHMARKS)
+# Not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
+$(BENCHMARKS): export OMP_NUM_THREADS ?= 1
+$(BENCHMARKS): export PYTHONPATH := model_repository/qwen_image_edit/1
+$(BENCHMARKS): bench-%: $(VENV)/.test
+	$(VENV)/bin/python -m benchmarks.$* $(ARGS)
+
+check: $(VENV)/.test  ## ruff and mypy over everything that is Python, tsc over the page's scripts, the generated documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy shim standalone model_repository/qwen_image_edit/1/qwen_edit
-	$(VENV)/bin/python tests/page_types.py
+	$(VENV)/bin/mypy .
+	$(VENV)/bin/python -m tests.kit.page_types
+	$(VENV)/bin/python -m docs.generate --check
+
+docs: $(VENV)/.serve  ## write .env.example and the tables of docs/ from the code
+	$(VENV)/bin/python -m docs.generate
 
 demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
-	$(VENV)/bin/python -m standalone.demo
+	$(VENV)/bin/python -m checkpoints.demo
 
 clean:  ## remove everything that make installed or wrote
 	rm -rf $(VENV) .triton .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -44,9 +62,9 @@ $(VENV)/.serve: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.serve pyproject.toml constraints.txt
-	$(PIP) -e '.[shim,model,standalone,test,dev]'
+	$(PIP) -e '.[shim,model,standalone,checkpoints,test,dev]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.serve pyproject.toml constraints.txt
-	$(PIP) -e '.[shim,model,standalone,demo]'
+	$(PIP) -e '.[shim,model,standalone,checkpoints]'
 	@touch $@

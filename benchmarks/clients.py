@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import random
 import time
 from collections import Counter
@@ -14,16 +12,13 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
-from servers import PROJECT
+
+from tests.kit.answers import Pixels, pictures, same
+from tests.kit.servers import PROJECT
 
 PHOTOS = {name: (PROJECT / "tests" / "data" / f"{name}.jpg").read_bytes() for name in ("cat", "coffee", "rocket")}
-MOST_DIFFERING = 0.001  # of a picture's values, by one grey level: the rounding of batches
 CLIENT_SECONDS = 300.0
 NOT_ADMITTED = (429, 503)  # with Retry-After: nothing was begun
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -81,22 +76,13 @@ def percentile(values: list[float], share: float) -> float:
     return float(np.percentile(values, share)) if values else float("nan")
 
 
-async def pictures(session: aiohttp.ClientSession, url: str, edit: Edit) -> tuple[int, Any, list[Pixels]]:
+async def post(session: aiohttp.ClientSession, url: str, edit: Edit) -> tuple[int, Any, list[Pixels]]:
     """(status, the answer, its pictures)"""
     async with session.post(f"{url}/v1/images/edits", data=edit.form()) as response:
         answer = await response.json()
         if response.status != 200:
             return response.status, answer, []
-        found = [np.asarray(Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))) for item in answer["data"]]
-        return response.status, answer, found
-
-
-def same(ours: list[Pixels], expected: list[Pixels]) -> bool:
-    """At most one grey level, in fewer than a thousandth of the values."""
-    if [picture.shape for picture in ours] != [picture.shape for picture in expected]:
-        return False
-    differences = [np.abs(a.astype(int) - b.astype(int)) for a, b in zip(ours, expected, strict=True)]
-    return all(d.max() <= 1 and (d > 0).mean() < MOST_DIFFERING for d in differences)
+        return response.status, answer, pictures(answer)
 
 
 class Clients:
@@ -137,7 +123,7 @@ class Clients:
         """The pictures of an undisturbed run, one edit at a time."""
         async with self.session() as session:
             for edit in self.edits:
-                status, answer, found = await pictures(session, self.url, edit)
+                status, answer, found = await post(session, self.url, edit)
                 assert status == 200, answer
                 self.expected[edit] = found
 
@@ -161,7 +147,7 @@ class Clients:
         self.tally.sent += 1
         try:
             async with asyncio.timeout(self._random.uniform(0.05, 1.0)):
-                await pictures(session, self.url, edit)
+                await post(session, self.url, edit)
                 self.tally.statuses[200] += 1
         except (TimeoutError, aiohttp.ClientError):
             self.tally.left += 1
@@ -172,7 +158,7 @@ class Clients:
         tally.sent += 1
         started = time.monotonic()
         try:
-            status, answer, found = await pictures(session, self.url, edit)
+            status, answer, found = await post(session, self.url, edit)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             tally.lost.append(f"{type(error).__name__}: {error}")
             return 1.0

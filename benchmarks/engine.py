@@ -1,9 +1,6 @@
 """The engine against stock diffusers: the same list of edits, in one process, in one run.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=.:model_repository/qwen_image_edit/1 .venv/bin/python -m benchmarks.engine \
-        --checkpoint medium --sizes 64 --concurrency 1,8 --out engine.json
-
-OMP_NUM_THREADS and not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
+    make bench-engine ARGS="--checkpoint medium --sizes 64 --concurrency 1,8 --out engine.json"
 
 Every edit has a picture, a prompt, a seed and a number of steps of its own, so the conditioning cache gives the engine
 nothing. References are encoded at the area of the output (`--reference-area` to change it). Stock runs the edits one by
@@ -24,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +34,9 @@ from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
-from benchmarks import stock
-from benchmarks.inprocess import Answer, Watch
-from standalone.checkpoint import build_pipeline
+from checkpoints.random_weights import build_pipeline
+from tests.kit import stock
+from tests.kit.in_process import Answer, Watch
 
 PICTURES = Path(__file__).resolve().parents[1] / "tests" / "data"
 PROMPTS = ("make it black and white", "put snow on the ground", "paint the sky red at dusk", "remove the background",
@@ -99,8 +97,8 @@ def measure(pipeline: Pipeline, size: int, scale: float, options: argparse.Names
     requests = edits(options.edits, size, scale, options.steps)
     ways: dict[str, Callable[[list[EditRequest]], Run]] = {"stock": lambda sent: run_stock(pipeline.parts, sizes, sent)}
     for clients in options.concurrency:
-        ways[f"engine, {clients}"] = lambda sent, clients=clients: run_engine(
-            pipeline, sizes, sent, clients, options.max_batch_tokens
+        ways[f"engine, {clients}"] = partial(
+            run_engine, pipeline, sizes, clients=clients, budget=options.max_batch_tokens
         )
     for way in ways.values():
         way(requests[:2])

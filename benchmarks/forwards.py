@@ -6,6 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def _once(work: Callable[[], Any]) -> float:
 
 
 def _once_on_gpu(work: Callable[[], Any]) -> float:
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before, after = torch.Event("cuda", enable_timing=True), torch.Event("cuda", enable_timing=True)
     before.record()
     work()
     after.record()
@@ -80,7 +81,7 @@ def measure(pipeline: Pipeline, sizes: Sizes, side: int, repeats: int) -> dict[s
     for name, rows, masked in (("1 row", 1, False), ("2 rows", 2, False), ("2 rows, padded", 2, True)):
         given = inputs(pipeline, sizes, side, rows, masked=masked)
         try:
-            seconds = timed(lambda given=given: pipeline.velocities(**given), device, repeats)
+            seconds = timed(partial(pipeline.velocities, **given), device, repeats)
         except (RuntimeError, ValueError) as error:  # such as attention without masks
             results[name] = {"error": str(error).splitlines()[0]}
             continue

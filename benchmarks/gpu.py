@@ -1,6 +1,6 @@
 """Stock diffusers and every loading option on one GPU, correctness first, in one run of about nine minutes.
 
-    OMP_NUM_THREADS=4 PYTHONPATH=.:model_repository/qwen_image_edit/1 .venv/bin/python -m benchmarks.gpu --out gpu.json
+    OMP_NUM_THREADS=4 make bench-gpu ARGS="--out gpu.json"
 
 Without weights: random ones of the real architecture (bf16, made on the device) take the same time. What they say about
 quality is only how far an option's latents lie from those of stock diffusers with the same weights. Options that fail
@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.ends = time.monotonic() + options.budget
+        self.ends: float = time.monotonic() + options.budget
         self.report: dict[str, Any] = {"command": vars(options), "versions": versions(), "options": {}}
         self.correctness = Case(min(options.sizes), 8, True)
         self.reference: Finished | None = None  # diffusers' own
@@ -154,7 +155,7 @@ def measure_stock(run: Run) -> None:
     model = Model(OPTIONS[0], run.options)
     run.reference = model.stock(run.correctness)
     for size in run.options.sizes:
-        measured = run.attempt(results, f"forward {size}²", lambda size=size: model.forwards(size, run.options.repeats))
+        measured = run.attempt(results, f"forward {size}²", partial(model.forwards, size, run.options.repeats))
         seconds = measured.get("1 row", {}).get("median", 0.0) if measured else 0.0
         run.step_seconds.update({(size, False): seconds, (size, True): 2 * seconds})
     for case in run.cases():
@@ -181,7 +182,7 @@ def measure_option(run: Run, option: Option) -> None:
         run.compile_seconds = results["load_seconds"]
     run.attempt(results, "against stock", lambda: error_against(model.edit(run.correctness), run.reference), seconds=10)
     for size in run.options.sizes:
-        run.attempt(results, f"forward {size}²", lambda size=size: model.forwards(size, run.options.repeats))
+        run.attempt(results, f"forward {size}²", partial(model.forwards, size, run.options.repeats))
     if option.edits != "none":
         for case in run.cases():
             if option.edits == "short" and case.steps > SHORT:

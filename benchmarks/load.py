@@ -1,9 +1,9 @@
 """Load and faults on a whole server of this machine: what was sent, answered, refused, lost.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.load kills      # workers and servers killed under load
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.load balancer   # two Tritons behind HAProxy, one killed
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.load overload   # ten times what it can do
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.load soak       # full load for a long time
+Run: make bench-load ARGS=kills      # workers and servers killed under load
+     make bench-load ARGS=balancer   # two Tritons behind HAProxy, one killed
+     make bench-load ARGS=overload   # ten times what it can do
+     make bench-load ARGS=soak       # full load for a long time
 
 Everything is bounded in count and time, and talks to 127.0.0.1 only. `--help` lists the sizes.
 """
@@ -25,12 +25,11 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from servers import Server, answers_200, serve
-from stacks import Balanced, balanced, tritonserver, worker
-
 from benchmarks.clients import Clients, Edit, Tally, mix, percentile
 from benchmarks.resources import Resources
-from standalone.checkpoint import write_checkpoint
+from checkpoints.random_weights import write_checkpoint
+from tests.kit.servers import Server, answers_200, serve
+from tests.kit.stacks import Balanced, balanced, tritonserver, worker
 
 SMALL = {"REFERENCE_AREA": "4096", "DEFAULT_STEPS": "4"}
 UNLIMITED = {"MAX_FAILURES": "1000"}
@@ -186,7 +185,7 @@ async def soak(checkpoint: Path, arguments: argparse.Namespace) -> None:
     with serve(checkpoint, **SMALL) as server:
         clients = Clients(server.url, mix(), arguments.seed)
         await clients.learn()
-        resources = Resources(server.process.pid)
+        resources = Resources(server)
         running = asyncio.create_task(clients.closed_loop(arguments.clients, leaving=0.1))
         until_end = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < until_end:

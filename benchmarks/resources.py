@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import psutil
 
-PARTS = {"shim": "-m shim", "worker": "triton_python_backend_stub", "tritonserver": "/tritonserver"}
+from tests.kit.servers import Server
+from tests.kit.stacks import processes
+
 WARM_UP_SHARE = 0.1  # of the looks, left out
 WINDOW_SHARE = 0.2  # of the looks after that, at either end
 
@@ -21,15 +23,9 @@ class Series:
 
 
 class Resources:
-    def __init__(self, launcher: int) -> None:
-        self._processes: dict[str, psutil.Process] = {}
-        for process in psutil.Process(launcher).children(recursive=True):
-            command = " ".join(process.cmdline()[:3])
-            for part, mark in PARTS.items():
-                if mark in command and (part != "tritonserver" or "stub" not in command):
-                    self._processes[part] = process
-        assert self._processes.keys() == PARTS.keys()
-        self.series = {part: Series() for part in PARTS}
+    def __init__(self, server: Server) -> None:
+        self._processes = processes(server)
+        self.series = {part: Series() for part in self._processes}
 
     def look(self) -> None:
         for part, process in self._processes.items():

@@ -1,7 +1,7 @@
 """What segments cost: wall time of edits in segments over the same edits in one piece, in one run, turn by turn.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.segments --checkpoint tiny
-     PYTHONPATH=tests .venv/bin/python -m benchmarks.segments --checkpoint medium --size 128x128 --steps 20 --rounds 4
+Run: make bench-segments ARGS="--checkpoint tiny"
+     make bench-segments ARGS="--checkpoint medium --size 128x128 --steps 20 --rounds 4"
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import requests
-from servers import PROJECT, Server, serve, serve_shim
 
-from standalone.checkpoint import SIZES, write_checkpoint
+from checkpoints.architectures import SIZES
+from checkpoints.random_weights import write_checkpoint
+from tests.kit.servers import PROJECT, Server, serve, serve_shim
 
 PHOTO = PROJECT / "tests" / "data" / "cat.jpg"
 

@@ -3,7 +3,7 @@
 The model is kept busy with large edits, so that nearly all of them only wait. Prints the latency of /health, the shim's
 memory, and the longest silence that any client saw.
 
-Run: PYTHONPATH=tests .venv/bin/python -m benchmarks.sse_clients
+Run: make bench-sse_clients
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 from PIL import Image
-from servers import Server, serve, serve_shim
 
-from standalone.checkpoint import write_checkpoint
+from checkpoints.random_weights import write_checkpoint
+from tests.kit.servers import Server, serve, serve_shim
 
 EDIT = {"prompt": "x", "size": "512x512", "num_inference_steps": "100", "stream": "true"}
 PROBE_SECONDS = 0.05
@@ -33,7 +33,6 @@ MIB = 2**20
 
 @dataclass
 class Client:
-    headers_after: float = 0.0
     heard: list[float] = field(default_factory=list)  # times of everything that came, the headers first
     status: int = 0
 

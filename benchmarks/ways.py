@@ -24,10 +24,11 @@ from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
 from qwen_edit.worker import PipelineWorker
 
-from benchmarks import forwards, stock
-from benchmarks.inprocess import Answer, Watch, WatchedWorker
-from shim.encode import encode
-from standalone.checkpoint import build_pipeline
+from benchmarks import forwards
+from checkpoints.random_weights import build_pipeline
+from shim.running.encode import encode
+from tests.kit import stock
+from tests.kit.in_process import Answer, Watch, WatchedWorker
 
 PICTURE = Path(__file__).resolve().parents[1] / "tests" / "data" / "cat.jpg"
 PROMPT, NEGATIVE = "paint the whole picture in bright orange and put a hat on the cat", "blurry, low quality"

@@ -1,3 +1,1 @@
 """The HTTP shim: OpenAI-style and classic image edits in, plain Triton inference calls out."""
-
-__version__ = "2.0.0"

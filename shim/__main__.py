@@ -9,11 +9,12 @@ from types import FrameType
 import uvicorn
 
 from shim.app import create_app
-from shim.drain import Drain
+from shim.guards.protocol import BoundedProtocol
 from shim.limits import HEADER_BYTES
 from shim.log import configure_logging
-from shim.protocol import BoundedProtocol
-from shim.settings import Settings, SettingsError
+from shim.running.drain import Drain
+from shim.settings import Settings
+from shim.settings_grammar import SettingsError
 
 KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
 CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over

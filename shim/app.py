@@ -16,22 +16,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shim.auth import authorize
-from shim.context import InternalErrors, RequestContext, State, answer_error
-from shim.cors import cors
-from shim.deadline import BodyDeadline
-from shim.drain import Drain
+from shim.context import RequestContext, State, answer_error
 from shim.edits import edit_images
 from shim.errors import ShimError
+from shim.guards.auth import authorize
+from shim.guards.body_limit import BodyLimit
+from shim.guards.cors import cors
+from shim.guards.deadline import BodyDeadline
+from shim.guards.flood import Flood
+from shim.guards.internal_errors import InternalErrors
 from shim.health import health, ready
-from shim.limits import BodyLimit
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.page import page_routes
-from shim.readiness import Readiness
-from shim.refusals import Refusals
+from shim.running.drain import Drain
+from shim.running.readiness import Readiness
+from shim.running.services import Services
+from shim.running.triton import Triton
 from shim.settings import Settings
-from shim.triton import Triton
 
 EDIT_PATHS = ("/v1/images/edits", "/images/edits", "/openai/deployments/{model}/images/edits")
 
@@ -77,12 +79,14 @@ def _lifespan(
         triton = Triton(settings.triton_url, settings.asked_health_url)
         try:
             yield {
-                "settings": settings,
-                "triton": triton,
-                "readiness": Readiness(triton.is_ready),
-                "refusals": Refusals(),
-                "encoders": CapacityLimiter(os.cpu_count() or 1),
-                "metrics": metrics,
+                "services": Services(
+                    settings=settings,
+                    model=triton,
+                    readiness=Readiness(triton.is_ready),
+                    flood=Flood(),
+                    threads=CapacityLimiter(os.cpu_count() or 1),
+                    metrics=metrics,
+                ),
                 "drain": drain,
                 "started": int(time.time()),
             }
@@ -102,11 +106,11 @@ def serve_description(settings: Settings) -> Callable[[Request[State]], Awaitabl
 
 
 async def list_models(request: Request[State]) -> Response:
-    settings = request.state["settings"]
+    settings = request.state["services"].settings
     authorize(request.headers, settings.api_key)
     model = {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
     return JSONResponse({"object": "list", "data": [model]})
 
 
 async def serve_metrics(request: Request[State]) -> Response:
-    return request.state["metrics"].response()
+    return request.state["services"].metrics.response()

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import uuid
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from anyio import CapacityLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shim.drain import Drain
-from shim.errors import ANSWERS, ClientGone, Dialect, ModelNotReady, ShimError, as_shim_error, error_response
-from shim.form import dialect_of_headers
+from shim.dialect import Dialect, dialect_of
+from shim.errors import ANSWERS, ClientGone, ShimError, as_shim_error, error_response
 from shim.log import logger, one_line
 from shim.metrics import Metrics
-from shim.readiness import Readiness
-from shim.refusals import Refusals
-from shim.settings import Settings
-from shim.triton import Triton
+from shim.running.drain import Drain
+from shim.running.services import Services
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class State(TypedDict):
-    settings: Settings
-    triton: Triton
-    readiness: Readiness
-    refusals: Refusals
-    encoders: CapacityLimiter
-    metrics: Metrics
+    services: Services
     drain: Drain
     started: int  # Unix time
     request_id: str
-    dialect: Dialect
     body_bytes: int
+    dialect: NotRequired[Dialect]  # see dialect.py
 
 
 class RequestContext:
@@ -54,7 +44,6 @@ class RequestContext:
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         state["request_id"] = _request_id(headers)
-        state["dialect"] = dialect_of_headers(headers)
         state["body_bytes"] = 0
 
         async def send_with_id(message: Message) -> None:
@@ -67,38 +56,8 @@ class RequestContext:
 
     def _count(self, scope: Scope, status: int) -> None:
         route = scope["route"].path if "route" in scope else "none"
-        self.metrics.requests.labels(route, scope["state"]["dialect"], status).inc()
+        self.metrics.requests.labels(route, dialect_of(scope), status).inc()
         self.metrics.body_bytes.inc(scope["state"]["body_bytes"])
-
-
-class InternalErrors:
-    """Below CORS, so that a browser may read a 500; the exception ends here, as nobody above knows more."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        started = False
-
-        async def noting_start(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noting_start)
-        except asyncio.CancelledError:  # only the server's stop cancels a request
-            if started:
-                raise
-            error = ModelNotReady("The server is shutting down")
-            await error_response(error, scope["state"]["dialect"])(scope, receive, send)
-        except Exception as error:
-            logger.exception("Unhandled exception", extra={"fields": {"request_id": scope["state"]["request_id"]}})
-            if started:
-                raise
-            await error_response(as_shim_error(error), scope["state"]["dialect"])(scope, receive, send)
 
 
 async def answer_error(request: Request[Any], raised: Exception) -> Response:
@@ -106,7 +65,7 @@ async def answer_error(request: Request[Any], raised: Exception) -> Response:
     log_error(request, error)
     if isinstance(error, ClientGone):
         return Response(status_code=ANSWERS[ClientGone].status)
-    return error_response(error, request.state["dialect"])
+    return error_response(error, dialect_of(request.scope))
 
 
 def log_error(request: Request[Any], error: ShimError) -> None:
@@ -124,7 +83,7 @@ def log_error(request: Request[Any], error: ShimError) -> None:
 
 
 def log_fields(request: Request[State], **more: Any) -> dict[str, Any]:
-    return {"request_id": request.state["request_id"], "dialect": request.state["dialect"], **more}
+    return {"request_id": request.state["request_id"], "dialect": dialect_of(request.scope), **more}
 
 
 def _request_id(headers: Headers) -> str:

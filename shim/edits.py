@@ -7,60 +7,49 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from shim.auth import authorize
 from shim.context import State, log_fields
-from shim.encode import picture_object
 from shim.errors import ModelNotReady
-from shim.fetch import fetch_all
-from shim.form import open_form, read_form
-from shim.jobs import EditRun, Event, Output, usage
+from shim.event_stream import EventStream
+from shim.guards.auth import authorize
 from shim.log import logged_prompt, logger
-from shim.request import EditRequest, parse_edit
-from shim.streaming import EventStream
+from shim.reading.edit import Edit, read_edit
+from shim.running.encode import picture_object
+from shim.running.run import EditRun, Event, Output, usage
 
 CHUNK_BYTES = 2**18
 
 
 async def edit_images(request: Request[State]) -> Response:
-    state = request.state
-    authorize(request.headers, state["settings"].api_key)
-    state["refusals"].check()
+    services = request.state["services"]
+    settings = services.settings
+    authorize(request.headers, settings.api_key)
+    services.flood.check()
     async with AsyncExitStack() as resources:
-        parts = await resources.enter_async_context(open_form(request))
-        edit = parse_edit(read_form(parts, state["dialect"]), state["settings"])
-        await fetch_all([picture.upload for picture in edit.pictures], state["settings"].allowed_image_hosts)
-        limiter = state["encoders"]  # the texts of one PNG may unpack to 64 MB
-        await anyio.to_thread.run_sync(_check_pictures, edit, state["settings"].max_input_pixels, limiter=limiter)
-        if not await state["readiness"].is_ready():
+        edit = await resources.enter_async_context(read_edit(request, settings, services.threads))
+        if not await services.readiness.is_ready():
             raise ModelNotReady("Model is not ready yet")
         logger.info(
             "Processing image edit request: prompt=%s, n=%d",
-            logged_prompt(edit.prompt, state["settings"].log_prompts),
+            logged_prompt(edit.prompt, settings.log_prompts),
             edit.variants,
             extra={"fields": log_fields(request)},
         )
-        resources.enter_context(state["drain"].edit())
-        run = EditRun(request, edit)
+        resources.enter_context(request.state["drain"].edit())
+        run = EditRun(edit, services, request.state["request_id"])
         if edit.stream:
             return EventStream(request, run, resources.pop_all())
-        outputs = await run.while_connected(run.outputs(_nobody))
+        outputs = await run.while_connected(request.receive, run.outputs(_nobody))
     return _answer(edit, outputs, run.seconds)
-
-
-def _check_pictures(edit: EditRequest, max_pixels: int) -> None:
-    for picture in edit.pictures:
-        picture.check(max_pixels)
 
 
 async def _nobody(event: Event) -> None:
     """Who waits for the whole answer hears nothing before."""
 
 
-def _answer(edit: EditRequest, outputs: list[Output], seconds: float) -> Response:
+def _answer(edit: Edit, outputs: list[Output], seconds: float) -> Response:
     width, height = outputs[0].size
     rest = {
         "created": int(time.time()),

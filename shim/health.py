@@ -7,19 +7,20 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from shim import __version__
 from shim.context import State
 from shim.errors import ModelNotReady, error_response
 
+VERSION = "2.0.0"  # of everything in this repository: pyproject.toml reads it here
+
 
 async def health(request: Request[State]) -> Response:
-    return JSONResponse({"status": "healthy", "timestamp": _timestamp(), "version": __version__})
+    return JSONResponse({"status": "healthy", "timestamp": _timestamp(), "version": VERSION})
 
 
 async def ready(request: Request[State]) -> Response:
     if request.state["drain"].started:
         return error_response(ModelNotReady("The server is shutting down"), "classic")
-    if not await request.state["readiness"].is_ready():
+    if not await request.state["services"].readiness.is_ready():
         return error_response(ModelNotReady("Model is not ready yet"), "classic")
     return JSONResponse({"status": "ready", "model_loaded": True, "timestamp": _timestamp()})
 

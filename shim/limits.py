@@ -1,11 +1,6 @@
-"""How much a request may carry: the constants, and the middleware that stops a large body while it streams."""
+"""How much a request may carry."""
 
 from __future__ import annotations
-
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from shim.errors import PayloadTooLarge
 
 HEADER_BYTES = 2**16  # of a request's head
 MIN_BODY_RATE = 2**16  # bytes a second, once BODY_TIMEOUT_SECONDS have passed
@@ -26,38 +21,4 @@ MAX_SEED = 2**63 - 1
 MAX_RANDOM_SEED = 2**32 - 1
 BODYLESS = ("GET", "HEAD")  # methods of which no body is read
 MAX_VARIANTS = 10  # the field `n`
-
-
-class BodyLimit:
-    """Reading a body that is too large raises: at once if Content-Length says so, else when the count is over."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope.get("method") in BODYLESS:
-            return await self.app(scope, receive, send)
-        declared = Headers(scope=scope).get("content-length", "")
-
-        answered = False
-
-        async def noting(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        async def limited() -> Message:
-            if answered:
-                return await receive()  # by a stream, to hear whether its client goes away
-            self._check(int(declared) if declared.isdecimal() else 0)
-            message = await receive()
-            scope["state"]["body_bytes"] += len(message.get("body", b""))
-            self._check(scope["state"]["body_bytes"])
-            return message
-
-        return await self.app(scope, limited, noting)
-
-    def _check(self, size: int) -> None:
-        if size > self.max_bytes:
-            raise PayloadTooLarge(f"The request body is larger than {self.max_bytes} bytes")
+MAX_CFG_SCALE = 20.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shim import __version__
 from shim.errors import (
     ANSWERS,
     BodyTimeout,
@@ -19,8 +18,11 @@ from shim.errors import (
     ShimError,
     Unauthorized,
 )
-from shim.limits import MAX_BATCH_IMAGES, MAX_PROMPT_CHARS, MAX_SEED, MAX_URL_CHARS, MAX_VARIANTS, MIN_SIDE
-from shim.request import MAX_CFG_SCALE, MAX_PARTIAL_IMAGES, OUTPUT_FORMATS, STEPS, TRUE_CFG_SCALE, classic_size
+from shim.health import VERSION
+from shim.limits import MAX_URL_CHARS
+from shim.reading.edit import classic_size
+from shim.reading.fields import ADDRESSES, BATCH_FILES, FIELDS, OUTPUT_FORMATS, REFERENCE_FILES, Pictures
+from shim.reading.kinds import in_force
 from shim.settings import Settings
 
 Schema = dict[str, Any]
@@ -51,7 +53,7 @@ def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
             item["parameters"] = [DEPLOYMENT]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Qwen-Image-Edit", "version": __version__},
+        "info": {"title": "Qwen-Image-Edit", "version": VERSION},
         "paths": {**_probes(), "/v1/models": {"get": _models(settings)}, **paths},
         "components": {
             "schemas": _schemas(),
@@ -144,20 +146,14 @@ def _security(settings: Settings) -> list[dict[str, list[str]]]:
 def _multipart(settings: Settings) -> Schema:
     file = {"type": "string", "format": "binary"}
     address = {"type": "string", "maxLength": MAX_URL_CHARS}
-    references = {"type": "array", "minItems": 1, "maxItems": settings.max_references}
+    each = (
+        "Pictures that are each edited on their own, `n` times. "
+        f"PNG, JPEG, WebP, GIF, BMP or TIFF with at most {settings.max_input_pixels} pixels each."
+    )
     pictures = {
-        "images": {
-            "type": "array",
-            "items": file,
-            "minItems": 1,
-            "maxItems": MAX_BATCH_IMAGES,
-            "description": "Pictures that are each edited on their own, `n` times. "
-            f"PNG, JPEG, WebP, GIF, BMP or TIFF with at most {settings.max_input_pixels} pixels each.",
-        },
-        "image": {**references, "items": file, "description": "References of one edit. The same as `image[]`."},
-        "image[]": {**references, "items": file, "description": "References of one edit."},
-        "url": {**references, "items": address, "description": _about_addresses(settings)},
-        "url[]": {**references, "items": address, "description": "The same as `url`."},
+        **_lists(BATCH_FILES, file, each, settings),
+        **_lists(REFERENCE_FILES, file, "References of one edit.", settings),
+        **_lists(ADDRESSES, address, _about_addresses(settings), settings),
         "mask": {**file, "description": _about_masks() + " With `images`, only with exactly one."},
     }
     fields = _fields(settings)
@@ -169,6 +165,15 @@ def _multipart(settings: Settings) -> Schema:
         "required": ["prompt"],
         "anyOf": [{"required": [name]} for name in pictures if name != "mask"],
     }
+
+
+def _lists(pictures: Pictures, item: Schema, description: str, settings: Settings) -> dict[str, Schema]:
+    """For each spelling."""
+    most = in_force(pictures.most, settings)
+    first, *others = pictures.spellings
+    described = {first: description, **{name: f"The same as `{first}`." for name in others}}
+    listed = {"type": "array", "items": item, "minItems": 1, "maxItems": most}
+    return {name: {**listed, "description": told} for name, told in described.items()}
 
 
 def _json_body(settings: Settings) -> Schema:
@@ -213,49 +218,7 @@ def _about_masks() -> str:
 
 def _fields(settings: Settings) -> dict[str, Schema]:
     """What is text in a form; JSON has numbers and booleans of the same names."""
-    steps = _number("integer", 2, settings.max_steps, "Denoising steps. Left out: the model's own.")
-    true_cfg_scale = _number("number", 0, MAX_CFG_SCALE, "Guidance, off up to 1. Left out: the model's own.")
-    return {
-        "prompt": {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARS, "description": "What to change."},
-        "negative_prompt": {"type": "string", "maxLength": MAX_PROMPT_CHARS, "description": "What to avoid."},
-        "n": {**_number("integer", 1, MAX_VARIANTS, "Outputs, of each picture in a batch."), "default": 1},
-        "size": {
-            "type": "string",
-            "pattern": "^([0-9]+[xX][0-9]+|[aA][uU][tT][oO])$",
-            "description": f"WIDTHxHEIGHT or auto; sides from {MIN_SIDE} to {settings.max_side}, at most "
-            f"{settings.max_pixels} pixels. Rounded down to what the model can make; the answer says.",
-            "x-sides": {"minimum": MIN_SIDE, "maximum": settings.max_side},
-            "x-pixels": {"maximum": settings.max_pixels},
-        },
-        STEPS[0]: steps,
-        **{name: {**steps, "description": f"The same as `{STEPS[0]}`."} for name in STEPS[1:]},
-        TRUE_CFG_SCALE[0]: true_cfg_scale,
-        **{
-            name: {**true_cfg_scale, "description": f"The same as `{TRUE_CFG_SCALE[0]}`."}
-            for name in TRUE_CFG_SCALE[1:]
-        },
-        "seed": _number("integer", 0, MAX_SEED, "Variant i has the seed plus i. Left out: random, and reported."),
-        "output_format": {"type": "string", "enum": list(OUTPUT_FORMATS), "default": OUTPUT_FORMATS[0]},
-        "output_compression": {**_number("integer", 0, 100, "The quality of jpeg and webp."), "default": 100},
-        "response_format": {"type": "string", "enum": ["b64_json"], "default": "b64_json"},
-        "stream": {"type": "boolean", "default": False},
-        "partial_images": {
-            **_number("integer", 0, MAX_PARTIAL_IMAGES, "Unfinished images on the way, in a stream."),
-            "default": 0,
-        },
-        "background": {"type": "string", "enum": ["auto", "opaque"], "description": "Changes nothing."},
-        "output_type": {"type": "string", "enum": ["pil", "pt"], "description": "Changes nothing."},
-        "max_sequence_length": _number("integer", 1, 1024, "Changes nothing."),
-        "guidance_scale": _number("number", 0, MAX_CFG_SCALE, "Changes nothing."),
-        **{name: {"type": "string", "description": "Changes nothing."} for name in IGNORED},
-    }
-
-
-IGNORED = ("model", "user", "quality", "input_fidelity", "moderation", "safety_identifier", "complexity")
-
-
-def _number(kind: str, low: float, high: float, description: str) -> Schema:
-    return {"type": kind, "minimum": low, "maximum": high, "description": description}
+    return {name: schema for field in FIELDS for name, schema in field.schemas(settings)}
 
 
 def _or_null(schema: Schema) -> Schema:

@@ -1,124 +1,153 @@
-"""The shim's settings: environment → one frozen dataclass, whose fields declare variable, cast and default."""
+"""The shim's settings: environment → one frozen dataclass."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-MIB = 2**20
+from shim.settings_grammar import Cast, boolean, choice, integer, number, read, setting, text, verbatim
+
 SUPERVISOR_PORT = 8013
-TRUE_WORDS = ("1", "true", "yes", "on")
-FALSE_WORDS = ("0", "false", "no", "off")
-
-Cast = Callable[[str], Any]
 
 
-class SettingsError(ValueError):
-    """A variable's value is not allowed; the message names the variable, the value and what is allowed."""
-
-
-def text(value: str) -> str:
-    return value
-
-
-def boolean(value: str) -> bool:
-    word = value.lower()
-    if word in TRUE_WORDS:
-        return True
-    if word in FALSE_WORDS:
-        return False
-    raise ValueError(f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)} is allowed")
-
-
-def integer(low: int, high: int) -> Cast:
-    def cast(value: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,15}", value) or not low <= int(value) <= high:
-            raise ValueError(f"a whole number from {low} to {high} is allowed")
-        return int(value)
-
-    return cast
-
-
-def number(low: float, high: float) -> Cast:
-    def cast(value: str) -> float:
-        parsed = float(value) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) else math.nan
-        if not low <= parsed <= high:
-            raise ValueError(f"a number from {low:g} to {high:g} is allowed")
-        return parsed
-
-    return cast
-
-
-def choice(*allowed: str) -> Cast:
-    def cast(value: str) -> str:
-        for word in allowed:
-            if value.lower() == word.lower():
-                return word
-        raise ValueError(f"one of {', '.join(allowed)} is allowed")
-
-    return cast
-
-
-def url(value: str) -> str:
+def _url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
-        raise ValueError("http://HOST:PORT or https://HOST:PORT is allowed")
+        raise ValueError
     return value.rstrip("/")
 
 
-def origins(value: str) -> tuple[str, ...]:
+def _origins(value: str) -> tuple[str, ...]:
     listed = tuple(origin.strip() for origin in value.split(",") if origin.strip())
     if not all(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^\s/]+", origin) for origin in listed):
-        raise ValueError("* or a comma list of origins such as https://example.org is allowed")
+        raise ValueError
     return listed
 
 
-def hosts(value: str) -> tuple[str, ...]:
+def _hosts(value: str) -> tuple[str, ...]:
     listed = tuple(host.strip().lower() for host in value.split(",") if host.strip())
     if not all(re.fullmatch(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", host) for host in listed):
-        raise ValueError("a comma list of HOST or HOST:PORT is allowed")
+        raise ValueError
     return listed
 
 
-def setting(variable: str, cast: Cast, default: Any, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"variable": variable, "cast": cast, "secret": secret})
+URL = Cast("http://HOST:PORT or https://HOST:PORT", _url)
+ORIGINS = Cast("* or a comma list of origins such as https://example.org", _origins)
+HOSTS = Cast("a comma list of HOST or HOST:PORT", _hosts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    api_key: str = setting("API_KEY", text, "", secret=True)
-    host: str = setting("HOST", text, "127.0.0.1")
-    port: int = setting("PORT", integer(1, 65535), 8000)
-    triton_url: str = setting("TRITON_URL", url, "http://127.0.0.1:8010")
-    health_url: str = setting("HEALTH_URL", url, "")
-    model_dir: str = setting("QWEN_MODEL_DIR", text, "")
-    model_id: str = setting("MODEL_ID", text, "")
-    max_body_bytes: int = setting("MAX_BODY_BYTES", integer(1, 2**40), 100 * MIB)
-    max_input_pixels: int = setting("MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000)
-    max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3)
-    max_side: int = setting("MAX_SIDE", integer(64, 16_384), 2048)
-    max_pixels: int = setting("MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536)
-    max_steps: int = setting("MAX_STEPS", integer(2, 1000), 100)
-    max_outputs_per_request: int = setting("MAX_OUTPUTS_PER_REQUEST", integer(1, 160), 16)
-    max_jobs_per_request: int = setting("MAX_JOBS_PER_REQUEST", integer(1, 160), 4)
-    segment_steps: int = setting("SEGMENT_STEPS", integer(0, 1000), 10)  # 0: an edit is one piece
-    request_timeout_seconds: float = setting("REQUEST_TIMEOUT_SECONDS", number(1, 86_400), 290.0)
-    body_timeout_seconds: float = setting("BODY_TIMEOUT_SECONDS", number(1, 86_400), 60.0)
-    drain_seconds: float = setting("DRAIN_SECONDS", number(0, 86_400), 60.0)
-    allowed_image_hosts: tuple[str, ...] = setting("ALLOWED_IMAGE_HOSTS", hosts, ())
-    cors_origins: tuple[str, ...] = setting("CORS_ORIGINS", origins, ())
-    log_level: str = setting("LOG_LEVEL", choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO")
-    log_prompts: bool = setting("LOG_PROMPTS", boolean, True)
-    log_format: str = setting("LOG_FORMAT", choice("text", "json"), "text")
+    api_key: str = setting(
+        "API_KEY",
+        verbatim,
+        "",
+        "The key that clients have to send, as Bearer, Basic or `api-key` header. Empty: no authentication.",
+        secret=True,
+    )
+    host: str = setting(
+        "HOST",
+        text,
+        "127.0.0.1",
+        "Address on which the shim listens: 0.0.0.0 in the container, where `HOST_ADDRESS` decides who can reach it.",
+    )
+    port: int = setting("PORT", integer(1, 65535), 8000, "Port of the shim.")
+    triton_url: str = setting(
+        "TRITON_URL",
+        URL,
+        "http://127.0.0.1:8010",
+        "Triton, or a load balancer in front of several. Set by the launcher and by docker-compose.yml.",
+    )
+    health_url: str = setting(
+        "HEALTH_URL",
+        URL,
+        "",
+        "What `/ready` asks: a supervisor's or balancer's `/healthz`. Set by the launcher and by docker-compose.yml. "
+        "Empty: `/healthz` on port 8013 of `TRITON_URL`'s host. In front of a Triton without a supervisor, set it to "
+        "http://HOST:PORT/v2/models/qwen_image_edit/ready.",
+    )
+    model_dir: str = setting(
+        "QWEN_MODEL_DIR",
+        text,
+        "",
+        "The checkpoint: a folder with a `model_index.json`, or a Hub id. Containers take an absolute path only. "
+        "Empty: `make serve` serves the demo checkpoint.",
+    )
+    model_id: str = setting(
+        "MODEL_ID", text, "", "The model's name in `/v1/models`. Empty: the base name of `QWEN_MODEL_DIR`."
+    )
+    max_body_bytes: int = setting(
+        "MAX_BODY_BYTES",
+        integer(1, 2**40),
+        100 * 2**20,
+        "Bytes of the largest HTTP request body. Triton's own limit is set 16 MiB higher.",
+    )
+    max_input_pixels: int = setting(
+        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
+    )
+    max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
+    max_side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
+    max_pixels: int = setting(
+        "MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels that an output may have."
+    )
+    max_steps: int = setting("MAX_STEPS", integer(2, 1000), 100, "Most denoising steps that an edit may ask for.")
+    max_outputs_per_request: int = setting(
+        "MAX_OUTPUTS_PER_REQUEST", integer(1, 160), 16, "Most outputs of one request: pictures × `n`."
+    )
+    max_jobs_per_request: int = setting(
+        "MAX_JOBS_PER_REQUEST", integer(1, 160), 4, "How many edits of one request are with Triton at a time."
+    )
+    segment_steps: int = setting(
+        "SEGMENT_STEPS",
+        integer(0, 1000),
+        10,
+        "Steps per call to Triton: the most that is lost when a client leaves or a server dies. 0: one call per edit.",
+    )
+    request_timeout_seconds: float = setting(
+        "REQUEST_TIMEOUT_SECONDS",
+        number(1, 86_400),
+        290.0,
+        "How long a request may take. Node's fetch gives up after 300 seconds.",
+    )
+    body_timeout_seconds: float = setting(
+        "BODY_TIMEOUT_SECONDS",
+        number(1, 86_400),
+        60.0,
+        "How long a request's body may take to arrive, plus one second for every 64 KiB of it.",
+    )
+    drain_seconds: float = setting(
+        "DRAIN_SECONDS",
+        number(0, 86_400),
+        60.0,
+        "How long edits in progress may take to finish after SIGTERM. `stop_grace_period` in docker-compose.yml has to "
+        "be longer. Under `make serve` they get 2 seconds, whatever is set here.",
+    )
+    allowed_image_hosts: tuple[str, ...] = setting(
+        "ALLOWED_IMAGE_HOSTS",
+        HOSTS,
+        (),
+        "Hosts from which pictures are fetched that a request names by an http(s) URL, each with or without a port "
+        "(then the scheme's own). Only public addresses are connected to. Empty: none; only `data:` URLs are taken.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "CORS_ORIGINS", ORIGINS, (), "Origins whose web pages may call the API. Empty: none."
+    )
+    log_level: str = setting(
+        "LOG_LEVEL",
+        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        "INFO",
+        "The least severe messages that are logged.",
+    )
+    log_prompts: bool = setting("LOG_PROMPTS", boolean, True, "false: only the length of a prompt is logged.")
+    log_format: str = setting("LOG_FORMAT", choice("text", "json"), "text", "Format of the shim's log lines.")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        return cls(**{declared.name: _read(environ, declared) for declared in fields(cls)})
+        return read(cls, environ)
 
     @property
     def asked_health_url(self) -> str:
@@ -132,15 +161,3 @@ class Settings:
     @property
     def served_model(self) -> str:
         return self.model_id or PurePosixPath(self.model_dir).name or "qwen-image-edit"
-
-
-def _read(environ: Mapping[str, str], declared: Field[Any]) -> Any:
-    """The variable's value; an empty one counts as unset, as compose files pass `${NAME:-}`."""
-    variable, cast, secret = (declared.metadata[key] for key in ("variable", "cast", "secret"))
-    value = environ.get(variable, "") if secret else environ.get(variable, "").strip()
-    if not value:
-        return declared.default
-    try:
-        return cast(value)
-    except ValueError as error:
-        raise SettingsError(f"{variable}={value!r}: {error}") from None

@@ -2,14 +2,15 @@
 
 import sys
 
+import shim.settings
 from standalone.errors import LaunchError
 from standalone.launcher import Launcher
-from standalone.settings import Settings
+from standalone.parts import checked_settings
 
 
 def main() -> int:
     try:
-        return Launcher(Settings.from_environment()).run()
+        return Launcher(checked_settings(shim.settings.Settings)).run()
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -29,7 +29,7 @@ SHIM_START_SECONDS = 60.0
 SHIM_STOP_SECONDS = 2.0
 # After a failure no edit can be finished.
 FAILED_STOP_SECONDS = 1.0
-DEMO_CHECKPOINT = PROJECT / "standalone" / "demo" / "qwen-image-edit-demo"
+DEMO_CHECKPOINT = PROJECT / "checkpoints" / "demo" / "qwen-image-edit-demo"
 MODEL_CARD = (DEMO_CHECKPOINT / "MODEL_CARD.md").relative_to(PROJECT)
 SAMPLE_PICTURE = PROJECT / "tests" / "data" / "cat.jpg"
 SAVE_PICTURE = (

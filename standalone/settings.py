@@ -3,67 +3,129 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from standalone.errors import LaunchError
 from standalone.processes import PROJECT
+from standalone.settings_grammar import Cast, boolean, choice, integer, number, read, setting, text, verbatim
 
 PORTS_APART = 10  # between the servers of one machine
-TRUE_WORDS = ("1", "true", "yes", "on")
-FALSE_WORDS = ("0", "false", "no", "off")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-DEVICE_MAPS = ("cuda", "balanced", "cpu")
+
+
+def _folder(value: str) -> Path:
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise ValueError
+    return path.resolve()
+
+
+FOLDER = Cast("an existing folder", _folder)
+PORT = integer(1, 65535)
 
 
 @dataclass(frozen=True)
 class Settings:
-    model_repository: Path
-    model_dir: str  # a folder or a Hub id; empty: the demo checkpoint
-    device_map: str  # empty: chosen from the CUDA devices found
-    one_server_per_gpu: bool
-    host: str
-    port: int
-    triton_address: str
-    triton_http_port: int
-    triton_grpc_port: int
-    triton_metrics_port: int
-    supervisor_port: int
-    balancer_port: int
-    api_key: str
-    log_level: str
-    max_body_bytes: int
-    worker_stall_seconds: float
-    max_failures: int
-    failure_window_minutes: int
-    drain_seconds: float
+    model_dir: str = setting(
+        "QWEN_MODEL_DIR",
+        text,
+        "",
+        "The checkpoint: a folder with a `model_index.json`, or a Hub id. Containers take an absolute path only. "
+        "Empty: `make serve` serves the demo checkpoint.",
+    )
+    device_map: str = setting(
+        "DEVICE_MAP",
+        choice("cuda", "balanced", "cpu"),
+        "",
+        "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU without a GPU.",
+    )
+    host: str = setting(
+        "HOST",
+        text,
+        "127.0.0.1",
+        "Address on which the shim listens: 0.0.0.0 in the container, where `HOST_ADDRESS` decides who can reach it.",
+    )
+    port: int = setting("PORT", PORT, 8000, "Port of the shim.")
+    api_key: str = setting(
+        "API_KEY",
+        verbatim,
+        "",
+        "The key that clients have to send, as Bearer, Basic or `api-key` header. Empty: no authentication.",
+        secret=True,
+    )
+    log_level: str = setting(
+        "LOG_LEVEL",
+        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        "INFO",
+        "The least severe messages that are logged.",
+    )
+    max_body_bytes: int = setting(
+        "MAX_BODY_BYTES",
+        integer(1, 2**40),
+        100 * 2**20,
+        "Bytes of the largest HTTP request body. Triton's own limit is set 16 MiB higher.",
+    )
+    drain_seconds: float = setting(
+        "DRAIN_SECONDS",
+        number(0, 86_400),
+        60.0,
+        "How long edits in progress may take to finish after SIGTERM. `stop_grace_period` in docker-compose.yml has to "
+        "be longer. Under `make serve` they get 2 seconds, whatever is set here.",
+    )
+    one_server_per_gpu: bool = setting(
+        "ONE_SERVER_PER_GPU",
+        boolean,
+        False,
+        "true: one tritonserver per GPU, each with ports 10 above the last, so that a failure on one GPU leaves the "
+        "others serving. `make serve` then needs HAProxy.",
+    )
+    worker_stall_seconds: float = setting(
+        "WORKER_STALL_SECONDS",
+        number(1, 86_400),
+        60.0,
+        "An engine that has edits but completes no step for this long, or for 20 of its own steps if that is longer, "
+        "is restarted.",
+    )
+    max_failures: int = setting(
+        "MAX_FAILURES",
+        integer(1, 1_000_000),
+        5,
+        "Failures within `FAILURE_WINDOW_MINUTES` after which the supervisor gives up.",
+    )
+    failure_window_minutes: int = setting(
+        "FAILURE_WINDOW_MINUTES",
+        integer(1, 10_000),
+        30,
+        "`MAX_FAILURES` failures within this many minutes, and the supervisor gives up.",
+    )
+    triton_address: str = setting(
+        "TRITON_ADDRESS",
+        text,
+        "127.0.0.1",
+        "Address on which Triton and the supervisor's `/healthz` listen: 0.0.0.0 in the container.",
+    )
+    triton_http_port: int = setting("TRITON_HTTP_PORT", PORT, 8010, "Port of Triton's HTTP API.")
+    triton_grpc_port: int = setting("TRITON_GRPC_PORT", PORT, 8011, "Port of Triton's gRPC API.")
+    triton_metrics_port: int = setting("TRITON_METRICS_PORT", PORT, 8012, "Port of Triton's Prometheus metrics.")
+    supervisor_port: int = setting("SUPERVISOR_PORT", PORT, 8013, "Port of the supervisor's `/healthz`.")
+    balancer_port: int = setting(
+        "BALANCER_PORT",
+        PORT,
+        8009,
+        "Port on 127.0.0.1 of the HAProxy that the launcher puts in front of several servers.",
+    )
+    model_repository: Path = setting(
+        "MODEL_REPOSITORY",
+        FOLDER,
+        PROJECT / "model_repository",
+        "Triton's model repository. Empty: `model_repository/` beside the launcher.",
+        computed=True,
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        return cls(
-            model_repository=_folder(environ, "MODEL_REPOSITORY", PROJECT / "model_repository"),
-            model_dir=environ.get("QWEN_MODEL_DIR", "").strip(),
-            device_map=_choice(environ, "DEVICE_MAP", "", DEVICE_MAPS),
-            one_server_per_gpu=_boolean(environ, "ONE_SERVER_PER_GPU", False),
-            host=environ.get("HOST", "").strip() or "127.0.0.1",
-            port=_port(environ, "PORT", 8000),
-            triton_address=environ.get("TRITON_ADDRESS", "").strip() or "127.0.0.1",
-            triton_http_port=_port(environ, "TRITON_HTTP_PORT", 8010),
-            triton_grpc_port=_port(environ, "TRITON_GRPC_PORT", 8011),
-            triton_metrics_port=_port(environ, "TRITON_METRICS_PORT", 8012),
-            supervisor_port=_port(environ, "SUPERVISOR_PORT", 8013),
-            balancer_port=_port(environ, "BALANCER_PORT", 8009),
-            api_key=environ.get("API_KEY", ""),
-            log_level=_choice(environ, "LOG_LEVEL", "INFO", LOG_LEVELS),
-            max_body_bytes=_integer(environ, "MAX_BODY_BYTES", 100 * 2**20, 1, 2**40),
-            worker_stall_seconds=_number(environ, "WORKER_STALL_SECONDS", 60.0, 1.0, 86_400.0),
-            max_failures=_integer(environ, "MAX_FAILURES", 5, 1, 1_000_000),
-            failure_window_minutes=_integer(environ, "FAILURE_WINDOW_MINUTES", 30, 1, 10_000),
-            drain_seconds=_number(environ, "DRAIN_SECONDS", 60.0, 0.0, 86_400.0),
-        )
+        return read(cls, environ)
 
     @property
     def server_ports(self) -> dict[str, int]:
@@ -108,52 +170,3 @@ def url_host(address: str) -> str:
     """The host of a URL by which this machine reaches what listens on `address`."""
     host = "127.0.0.1" if address in ("0.0.0.0", "::") else address
     return f"[{host}]" if ":" in host else host
-
-
-def _boolean(environ: Mapping[str, str], name: str, default: bool) -> bool:
-    text = environ.get(name, "").strip().lower()
-    if not text:
-        return default
-    if text not in TRUE_WORDS + FALSE_WORDS:
-        raise LaunchError(f"{name}={text!r}: one of {', '.join(TRUE_WORDS + FALSE_WORDS)} is allowed")
-    return text in TRUE_WORDS
-
-
-def _number(environ: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
-    text = environ.get(name, "").strip()
-    if not text:
-        return default
-    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else float("nan")
-    if not low <= value <= high:
-        raise LaunchError(f"{name}={text!r}: a number from {low:g} to {high:g} is allowed")
-    return value
-
-
-def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = environ.get(name, "").strip()
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-        raise LaunchError(f"{name}={text!r}: a whole number from {low} to {high} is allowed")
-    return int(text)
-
-
-def _folder(environ: Mapping[str, str], name: str, default: Path) -> Path:
-    path = Path(environ.get(name, "").strip() or default).expanduser()
-    if not path.is_dir():
-        raise LaunchError(f"{name}={path}: there is no such folder")
-    return path.resolve()
-
-
-def _port(environ: Mapping[str, str], name: str, default: int) -> int:
-    return _integer(environ, name, default, 1, 65535)
-
-
-def _choice(environ: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
-    text = environ.get(name, "").strip()
-    if not text:
-        return default
-    for word in allowed:
-        if text.lower() == word.lower():
-            return word
-    raise LaunchError(f"{name}={text!r}: one of {', '.join(allowed)} is allowed")

@@ -27,6 +27,7 @@ from standalone import healthz, tritonserver
 from standalone.errors import LaunchError
 from standalone.healthz import HealthServer, Problem
 from standalone.observer import Observer
+from standalone.parts import checked_settings
 from standalone.plan import Plan, plan
 from standalone.ports import ports_of, refuse_taken_ports
 from standalone.processes import Group, Reaper, ending, remove_shared_memory
@@ -242,7 +243,7 @@ def supervise(settings: Settings, flags: Sequence[str]) -> None:
 
 def main() -> int:
     try:
-        settings = Settings.from_environment()
+        settings = checked_settings()
         configure_logging(settings.log_level)
         supervise(settings, sys.argv[1:])
     except LaunchError as error:

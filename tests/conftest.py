@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Never
 
 import pytest
-import tools
-from servers import Server, serve
+
+from tests.kit import tools
+from tests.kit.servers import Server, serve
 
 # Read when torch is imported, and the only setting that holds for every thread: two OpenMP threads on two cores that
 # other processes use too are many times slower than one.
@@ -18,13 +19,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 DATA = Path(__file__).parent / "data"
 
 
-def _checkpoints(folder: Path, **options: bool) -> Callable[[str], Path]:
-    from standalone.checkpoint import write_checkpoint
+def _checkpoints(folder: Path, *, sensitive: bool = False) -> Callable[[str], Path]:
+    from checkpoints.random_weights import write_checkpoint
 
     def of(family: str) -> Path:
         path = folder / family
         if not path.exists():
-            write_checkpoint(path, family, **options)
+            write_checkpoint(path, family, sensitive=sensitive)
         return path
 
     return of
@@ -59,9 +60,8 @@ def alone(stack: Server) -> Server:
 @pytest.fixture(scope="session")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A 2511 checkpoint that makes NaN of the poisoned word, on a server that holds one job at a time."""
-    from poison import poison
-
-    from standalone.checkpoint import write_checkpoint
+    from checkpoints.random_weights import write_checkpoint
+    from tests.kit.poison import poison
 
     folder = write_checkpoint(tmp_path_factory.mktemp("crowded") / "plus-2511", "plus-2511")
     poison(folder)
@@ -71,7 +71,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def poisoned_word() -> str:
-    from poison import POISONED_WORD
+    from tests.kit.poison import POISONED_WORD
 
     return POISONED_WORD
 
@@ -98,7 +98,7 @@ def tool() -> Callable[..., Path]:
 
     def tool(name: str, *path: str) -> Path:
         if not tools.is_installed(name):
-            missing(f"{name} is not installed: python tests/tools.py")
+            missing(f"{name} is not installed: python -m tests.kit.tools")
         return tools.TOOLS.joinpath(name, *path)
 
     return tool
@@ -109,6 +109,6 @@ def program() -> Callable[[str], str]:
     """A program of the machine."""
 
     def program(name: str) -> str:
-        return tools.find_program(name) or missing(f"{name} is not installed: python tests/tools.py, as root")
+        return tools.find_program(name) or missing(f"{name} is not installed: python -m tests.kit.tools, as root")
 
     return program

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from qwen_edit.request import TENSORS
-from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
 from tritonclient.utils import np_to_triton_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +28,8 @@ def config() -> ModelConfig:
     return read("config.pbtxt")
 
 
-def type_name(tensor: object) -> str:
-    name: str = DataType.Name(tensor.data_type)  # type: ignore[attr-defined]
+def type_name(tensor: ModelInput | ModelOutput) -> str:
+    name: str = DataType.Name(tensor.data_type)
     return name
 
 
@@ -54,7 +54,7 @@ def text_of(node: ast.expr) -> str:
 def numpy_type(node: ast.expr) -> str:
     """Triton's name for `np.int64` and the like; empty for any other expression."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np":
-        return str(np_to_triton_dtype(getattr(np, node.attr)))  # type: ignore[no-untyped-call]
+        return str(np_to_triton_dtype(getattr(np, node.attr)))
     return ""
 
 

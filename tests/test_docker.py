@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -23,6 +22,8 @@ import yaml
 import shim.settings
 import standalone.settings
 import standalone.supervisor
+from shim.settings_grammar import settings_of
+from tests.kit.sources import packages
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"Dockerfile.triton": ["model", "standalone"], "Dockerfile.shim": ["shim"]}
@@ -34,9 +35,6 @@ NOT_IN_THE_CONTAINER = {
     "CONTROL_DIR", "MODEL_REPOSITORY", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
     "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
 }  # fmt: skip
-READERS = {"setting", "get", "raw", "text", "boolean", "integer", "optional_integer", "optional_number", "choice"}
-READERS |= {"_integer", "_number", "_boolean", "_folder", "_port", "_choice"}
-VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 WITHOUT_A_FIXED_DEFAULT = {
     "ALLOWED_IMAGE_HOSTS",
@@ -91,13 +89,8 @@ def arguments_of(dockerfile: str, keyword: str) -> list[str]:
 
 
 def setting_names(module: Any) -> set[str]:
-    """The variables that a settings module reads: upper-case literals among the first two arguments of its readers."""
-    names = set()
-    for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8"))):
-        if isinstance(node, ast.Call) and (getattr(node.func, "attr", "") or getattr(node.func, "id", "")) in READERS:
-            texts = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
-            names |= {text for text in texts if isinstance(text, str) and VARIABLE.fullmatch(text)}
-    return names - set(standalone.settings.LOG_LEVELS)
+    """The variables that a part declares."""
+    return {setting.name for setting in settings_of(module.Settings)}
 
 
 def example() -> list[tuple[str, str]]:
@@ -202,6 +195,24 @@ def test_the_build_context_is_what_the_dockerfiles_copy() -> None:
 
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
+
+
+def copied_files(dockerfile: str) -> Iterator[Path]:
+    for copy in arguments_of(dockerfile, "COPY"):
+        for source in copy.split()[:-1]:
+            yield from ((ROOT / source).rglob("*") if (ROOT / source).is_dir() else [ROOT / source])
+
+
+@pytest.mark.parametrize("dockerfile", EXTRAS)
+def test_an_image_holds_neither_weights_nor_what_makes_them(dockerfile: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    files = list(copied_files(dockerfile))
+    sources = [path for path in files if path.suffix == ".py"]
+
+    assert sources
+    assert not [path for path in files if path.suffix == ".safetensors"]
+    assert not [path for path in sources if packages(path) & {"checkpoints", "tokenizers", "skimage", "sklearn"}]
+    assert not {package for extra in EXTRAS[dockerfile] for package in extras[extra]} & set(extras["checkpoints"])
 
 
 def test_the_container_runs_the_supervisor_reachable_for_other_containers() -> None:

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import qwen_edit.pictures.pixel_work
 import tifffile
-from hostile_pictures import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+from qwen_edit.pictures import images
+from starlette.datastructures import UploadFile
+
+import shim.reading.pixel_work
+from shim.reading.pictures import Picture
+from tests.kit.hostile_pictures import (
     DEFLATED,
     STRIPS,
     deflated_zeros,
@@ -21,15 +30,6 @@ from hostile_pictures import (
     tiff_of_pieces,
     tiff_of_tiles,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
-from qwen_edit.pictures import images
-from starlette.datastructures import UploadFile
-
-import shim.pixel_work
-from shim.images import Picture
 
 MAX_PIXELS = 5_000_000
 SIZE = (300, 200)
@@ -52,7 +52,8 @@ def written(values: np.ndarray[Any, Any], **options: Any) -> bytes:
 
 
 def test_the_shim_and_the_model_have_the_same_rule() -> None:
-    copies = [Path(module.__file__ or "").read_bytes() for module in (shim.pixel_work, qwen_edit.pictures.pixel_work)]
+    modules = (shim.reading.pixel_work, qwen_edit.pictures.pixel_work)
+    copies = [Path(module.__file__ or "").read_bytes() for module in modules]
     assert copies[0] == copies[1]
 
 
@@ -134,5 +135,5 @@ def test_what_is_let_through_is_at_most_twice_its_pixels_and_a_tile(
     assert isinstance(picture, TiffImageFile)
     across, down = -(-size[0] // tile[0]), -(-size[1] // tile[1])
     decoded = across * down * max(tile[0] * tile[1], 1024) * planes
-    refused = shim.pixel_work.excess(picture.tag_v2, file) is not None
+    refused = shim.reading.pixel_work.excess(picture.tag_v2, file) is not None
     assert refused == (decoded > 2 * size[0] * size[1] * planes + 2**22)

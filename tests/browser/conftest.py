@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from browser.playground import Playground
 from playwright.async_api import Browser, async_playwright, expect
+
+from tests.browser.playground import Playground
 
 Visit = Callable[..., Awaitable[Playground]]
 WAIT_MILLISECONDS = 20_000  # for what should come at once, on a machine that is busy

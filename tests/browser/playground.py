@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, expect
-from servers import PROJECT
+
+from tests.kit.servers import PROJECT
 
 SCREENSHOTS = PROJECT / ".tools" / "screenshots"
 EDIT_MILLISECONDS = 60_000

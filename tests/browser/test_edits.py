@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from browser.conftest import Visit
-from browser.playground import Playground, photographs, pixels, shapes
 from PIL import Image, ImageFilter
 from playwright.async_api import expect
-from servers import Server, environment, grey_levels, pictures, serve_shim
+
+from tests.browser.conftest import Visit
+from tests.browser.playground import Playground, photographs, pixels, shapes
+from tests.kit.answers import grey_levels, pictures
+from tests.kit.servers import Server, environment, serve_shim
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc as tritonclient
-from browser.conftest import Visit
-from browser.playground import Playground, photographs
 from playwright.async_api import Browser, expect
-from servers import Server, serve_shim
-from tritonclient.utils import triton_to_np_dtype
+
+from tests.browser.conftest import Visit
+from tests.browser.playground import Playground, photographs
+from tests.kit.servers import Server, serve_shim
+from tests.kit.tensors import MODEL, inputs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -111,25 +111,15 @@ async def test_a_full_queue_says_when_to_try_again(crowded: Server, visit: Visit
 def held(server: Server) -> Iterator[None]:
     """While the server's only place is taken."""
     photo = photographs("coffee")[0].read_bytes()
-    inputs = [
-        tensor("image", photo, "BYTES"),
-        tensor("prompt", b"x", "BYTES"),
-        tensor("size", [512, 512], "INT32"),
-        tensor("num_inference_steps", 100, "INT32"),
-    ]
+    edit = inputs(tritonclient, image=photo, prompt=b"x", size=[512, 512], num_inference_steps=100)
     with tritonclient.InferenceServerClient(server.triton_grpc) as client:
-        call = client.async_infer("qwen_image_edit", inputs, lambda result, error: None)
+        call = client.async_infer(MODEL, edit, lambda result, error: None)
         server.wait_for(lambda: server.metric("qwen_edit_jobs") == 1)
         try:
             yield
         finally:
             call.cancel()
             server.wait_for(lambda: server.metric("qwen_edit_jobs") == 0)
-
-
-def tensor(name: str, value: Any, datatype: str) -> tritonclient.InferInput:
-    array = np.array([value if isinstance(value, list) else [value]], dtype=triton_to_np_dtype(datatype))
-    return tritonclient.InferInput(name, list(array.shape), datatype).set_data_from_numpy(array)
 
 
 async def test_a_failure_in_mid_stream_is_told_too(stack: Server, visit: Visit) -> None:

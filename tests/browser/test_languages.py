@@ -6,10 +6,11 @@ import json
 import re
 
 import pytest
-from browser.conftest import DESKTOP, PHONE, Visit
-from browser.playground import EDIT_MILLISECONDS, photographs, shapes
 from playwright.async_api import Page, expect
-from servers import Server
+
+from tests.browser.conftest import DESKTOP, PHONE, Visit
+from tests.browser.playground import EDIT_MILLISECONDS, photographs, shapes
+from tests.kit.servers import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from browser.conftest import DESKTOP, PHONE, Visit
-from browser.playground import Playground, photographs
 from playwright.async_api import expect
-from servers import Server
+
+from tests.browser.conftest import DESKTOP, PHONE, Visit
+from tests.browser.playground import Playground, photographs
+from tests.kit.servers import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from servers import PROJECT, Server, serve_shim
+
+from tests.kit.servers import PROJECT, Server, serve_shim
 
 KEY = "a-secret-key"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import litellm
+import litellm  # type: ignore[import-not-found]  # of its own environment
 
 url, key, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients.conftest import Service
+
+from tests.clients.conftest import Service
 
 EDIT = ("-F", "prompt=make it a drawing", "-F", "size=64x64", "-F", "seed=7", "-F", "steps=4")
 Curl = Callable[..., subprocess.CompletedProcess[str]]

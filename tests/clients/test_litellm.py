@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients.conftest import Service
-from servers import environment
+
+from tests.clients.conftest import Service
+from tests.kit.servers import environment
 
 SCRIPT = Path(__file__).with_name("litellm_edits.py")
 
@@ -19,7 +20,7 @@ Outcomes = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def outcomes(service: Service, folder: Path, tool: Callable[..., Path]) -> Outcomes:
-    command = [tool("litellm", "bin", "python"), SCRIPT, service.url, service.key, folder]
+    command: list[str | Path] = [tool("litellm", "bin", "python"), SCRIPT, service.url, service.key, folder]
     env = environment(LITELLM_LOCAL_MODEL_COST_MAP="True", PYTHONPATH="")
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

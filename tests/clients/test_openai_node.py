@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import requests
-from clients.conftest import Service
+
+from tests.clients.conftest import Service
 
 SCRIPT = Path(__file__).with_name("openai_edits.cjs")
 
@@ -19,7 +20,14 @@ Outcomes = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def outcomes(service: Service, folder: Path, tool: Callable[..., Path], program: Callable[[str], str]) -> Outcomes:
-    command = [program("node"), SCRIPT, service.url, service.key, folder / "cat.jpg", folder / "mask.png"]
+    command: list[str | Path] = [
+        program("node"),
+        SCRIPT,
+        service.url,
+        service.key,
+        folder / "cat.jpg",
+        folder / "mask.png",
+    ]
     env = {"NODE_PATH": str(tool("node", "node_modules"))}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

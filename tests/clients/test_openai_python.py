@@ -10,8 +10,9 @@ from typing import Any
 
 import openai
 import pytest
-from clients.conftest import Service
 from openai.types import ImageEditCompletedEvent, ImageEditPartialImageEvent, ImagesResponse
+
+from tests.clients.conftest import Service
 
 EDIT: dict[str, Any] = {"prompt": "make it a drawing", "size": "64x64"}
 SEED = {"seed": 7, "steps": 4, "negative_prompt": "blurry", "true_cfg_scale": 4}
@@ -62,7 +63,7 @@ def test_a_picture_is_the_same_however_it_is_passed(
 
 def test_bytes_without_any_name_are_refused_with_a_hint(client: openai.OpenAI, folder: Path) -> None:
     with pytest.raises(openai.BadRequestError, match="with a filename") as raised:
-        client.images.edit(image=(None, (folder / "cat.jpg").read_bytes(), "image/jpeg"), **EDIT)  # type: ignore[arg-type]
+        client.images.edit(image=(None, (folder / "cat.jpg").read_bytes(), "image/jpeg"), **EDIT)
     assert raised.value.param == "image"
 
 

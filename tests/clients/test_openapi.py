@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from servers import Server, environment, serve_shim
+
+from tests.kit.servers import Server, environment, serve_shim
 
 KEY = "a-secret-key"
 CHECKS = (
@@ -30,7 +31,7 @@ def small(stack: Server) -> Iterator[Server]:
 def test_the_description_is_valid_openapi(small: Server, tool: Callable[..., Path], tmp_path: Path) -> None:
     path = tmp_path / "openapi.json"
     path.write_bytes(requests.get(f"{small.url}/openapi.json", timeout=10).content)
-    command = [tool("schemathesis", "bin", "python"), "-m", "openapi_spec_validator", path]
+    command: list[str | Path] = [tool("schemathesis", "bin", "python"), "-m", "openapi_spec_validator", path]
     done = subprocess.run(command, env=environment(PYTHONPATH=""), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -43,7 +44,7 @@ def test_schemathesis_finds_no_answer_that_is_not_described(small: Server, tool:
         *(f"--exclude-path={path}" for path in LEFT_OUT),
     ]
     env = environment(SCHEMATHESIS_HOOKS="small_edits", PYTHONPATH=str(Path(__file__).parent))
-    command = [st, "run", f"{small.url}/openapi.json", *options]
+    command: list[str | Path] = [st, "run", f"{small.url}/openapi.json", *options]
     done = subprocess.run(
         command, env=env, cwd=small.log_path.parent, capture_output=True, text=True, check=False, timeout=120
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from clients.conftest import KEY, Service
+
+from tests.clients.conftest import KEY, Service
 
 BOUNDARY = "boundary0123456789"
 PATH = "/v1/images/edits"

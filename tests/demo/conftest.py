@@ -11,7 +11,9 @@ import numpy.typing as npt
 import pytest
 import requests
 from PIL import Image
-from servers import Server, pictures, serve
+
+from tests.kit.answers import pictures
+from tests.kit.servers import Server, serve
 
 Picture = npt.NDArray[np.uint8]
 AREA = 160 * 160  # pixels; less than its own 256², for speed

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image, ImageDraw
-from seeing import Picture, likeness, luminance, psnr, saturation, shares, structure
-from servers import Server, pictures
 
-from .conftest import Edit
+from tests.demo.conftest import Edit
+from tests.kit.answers import pictures
+from tests.kit.seeing import Picture, likeness, luminance, psnr, saturation, shares, structure
+from tests.kit.servers import Server
 
 PHOTOS = ("astronaut", "cat", "coffee", "rocket")
 Original = Callable[[str, Picture], Picture]

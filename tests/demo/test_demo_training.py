@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from diffusers import QwenImageTransformer2DModel
+from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 
-from standalone.demo import cosines, transformer
-from standalone.demo.autoencoder import CONFIG, as_frames, decode, encode
-from standalone.demo.copying import start_with_copying
-from standalone.demo.edits import EDITS
-from standalone.demo.pictures import Picture, procedural
-from standalone.demo.single_frame import clear_unused_kernels, single_frame
-from standalone.demo.text import DROPPED_TOKENS, TEMPLATE, build_text_encoder
-from standalone.demo.wordings import choosing_prompt, prompt
+from checkpoints.demo import cosines, transformer
+from checkpoints.demo.autoencoder import CONFIG, as_frames, decode, encode
+from checkpoints.demo.copying import start_with_copying
+from checkpoints.demo.edits import EDITS
+from checkpoints.demo.pictures import Picture, PictureSource, procedural
+from checkpoints.demo.single_frame import clear_unused_kernels, single_frame
+from checkpoints.demo.text import DROPPED_TOKENS, TEMPLATE, build_text_encoder
+from checkpoints.demo.wordings import choosing_prompt, prompt
 
 
 @pytest.fixture(scope="module")
-def vae() -> object:
-    from diffusers import AutoencoderKLQwenImage
-
+def vae() -> AutoencoderKLQwenImage:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = AutoencoderKLQwenImage(**CONFIG)
@@ -29,12 +28,14 @@ def vae() -> object:
 
 
 @pytest.fixture(scope="module")
-def batch() -> np.ndarray:
+def batch() -> npt.NDArray[np.float32]:
     random = np.random.default_rng(0)
     return np.stack([procedural(random, 48, 32) for _ in range(4)])
 
 
-def test_single_frame_convolutions_equal_the_causal_ones(vae, batch) -> None:  # type: ignore[no-untyped-def]
+def test_single_frame_convolutions_equal_the_causal_ones(
+    vae: AutoencoderKLQwenImage, batch: npt.NDArray[np.float32]
+) -> None:
     frames = as_frames(batch)
     with single_frame():
         latents = encode(vae, frames)
@@ -46,7 +47,9 @@ def test_single_frame_convolutions_equal_the_causal_ones(vae, batch) -> None:  #
     assert torch.equal(vae.encode(frames).latent_dist.mode(), real)
 
 
-def test_the_encoder_gives_the_coefficients_that_the_transformer_is_trained_on(vae, batch) -> None:  # type: ignore[no-untyped-def]
+def test_the_encoder_gives_the_coefficients_that_the_transformer_is_trained_on(
+    vae: AutoencoderKLQwenImage, batch: npt.NDArray[np.float32]
+) -> None:
     frames = as_frames(batch)
     expected = torch.nn.functional.conv2d(frames[:, :, 0], cosines.coefficients(), stride=cosines.BLOCK)
     real = vae.encode(frames).latent_dist.mode()[:, :, 0]
@@ -54,8 +57,6 @@ def test_the_encoder_gives_the_coefficients_that_the_transformer_is_trained_on(v
 
 
 def test_latents_are_packed_as_the_pipelines_do() -> None:
-    from diffusers import QwenImageEditPlusPipeline
-
     latents = torch.arange(2 * 16 * 4 * 6.0).view(2, 16, 4, 6)
     theirs = QwenImageEditPlusPipeline._pack_latents(latents, 2, 16, 4, 6)
     assert torch.equal(transformer.packed(latents), theirs)
@@ -140,8 +141,6 @@ def test_every_word_of_the_wordings_is_one_token() -> None:
 
 
 def test_equal_seeds_give_equal_pictures() -> None:
-    from standalone.demo.pictures import PictureSource
-
     first, second = (PictureSource(5).batch(4, 40, 32) for _ in range(2))
     assert np.array_equal(first, second)
     assert first.min() >= 0

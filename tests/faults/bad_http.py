@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from faults.calls import Call, Raw
 from hypothesis import strategies as st
+
+from tests.faults.calls import Call, Raw
 
 PATHS = (
     *(
@@ -71,7 +70,7 @@ VERSIONS = ("HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/9.
 
 
 @st.composite
-def bad_http(draw: Any) -> Call:
+def bad_http(draw: st.DrawFn) -> Call:
     line = " ".join(draw(st.sampled_from(options)) for options in (METHODS, PATHS, VERSIONS))
     lines = draw(st.lists(st.sampled_from(LINES), max_size=6))
     head = b"\r\n".join([line.encode("latin-1"), b"host: a", *lines, b"", b""])

@@ -8,9 +8,10 @@ from base64 import b64encode
 from typing import Any
 from urllib.parse import quote
 
-from faults.bad_pictures import pictures, sound
-from faults.calls import Call, Malformed, Posted
 from hypothesis import strategies as st
+
+from tests.faults.bad_pictures import pictures, sound
+from tests.faults.calls import Call, Malformed, Posted
 
 BOUNDARY = "----b0undary"
 # Small and quick, where a bad input happens to be a good one.
@@ -71,7 +72,7 @@ HEADERS = st.sampled_from(((), (("api-key", "k"),), (("x-stainless-lang", "js"),
 
 
 @st.composite
-def bad_pictures_in_a_form(draw: Any) -> Call:
+def bad_pictures_in_a_form(draw: st.DrawFn) -> Call:
     names = st.sampled_from(("image", "images", "mask", "image[]"))
     uploads = draw(st.lists(st.tuples(names, pictures()), min_size=1, max_size=3))
     parts = [part(name, data, "a.png") for name, data in uploads]
@@ -79,7 +80,7 @@ def bad_pictures_in_a_form(draw: Any) -> Call:
 
 
 @st.composite
-def bad_fields(draw: Any) -> Call:
+def bad_fields(draw: st.DrawFn) -> Call:
     given = draw(st.lists(st.tuples(st.sampled_from(NAMES), values()), min_size=1, max_size=6))
     texts = [part(name, value.encode("utf-8", "replace")) for name, value in given]
     uploads = draw(st.lists(st.sampled_from(PICTURES), max_size=3))
@@ -127,7 +128,7 @@ SKELETONS = (
 
 
 @st.composite
-def bad_forms(draw: Any) -> Call:
+def bad_forms(draw: st.DrawFn) -> Call:
     way = draw(st.integers(0, 3))
     if way == 0:
         return Posted("forms", whole_form(), draw(st.sampled_from(CONTENT_TYPES)), draw(HEADERS))
@@ -153,7 +154,7 @@ def json_values() -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def bad_json(draw: Any) -> Call:
+def bad_json(draw: st.DrawFn) -> Call:
     encoded = st.one_of(pictures().map(lambda data: b64encode(data).decode()), st.text(max_size=30).map(quote))
     image = {"image_url": f"data:image/jpeg;base64,{draw(encoded)}"}
     easy = {"prompt": "x", "size": "64x64", "steps": 2, "images": draw(st.one_of(json_values(), st.just([image])))}
@@ -180,7 +181,7 @@ def triton_json() -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def bad_infer_json(draw: Any) -> Call:
+def bad_infer_json(draw: st.DrawFn) -> Call:
     """Shapes are never negative or huge beside `latents`, whose sizes 24.10 multiplies without looking."""
     known = {"name": st.sampled_from(("image", "prompt", "size", "seed", "nobody")), "datatype": st.just("BYTES")}
     shapes = st.lists(st.integers(0, 5), max_size=4)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import io
 from pathlib import Path
-from typing import Any
 
-from hostile_pictures import LABORIOUS, LIGHT, MULTIPLYING, SCANNING, animation, saved
 from hypothesis import strategies as st
 from PIL import Image
+
+from tests.kit.hostile_pictures import LABORIOUS, LIGHT, MULTIPLYING, SCANNING, animation, saved
 
 DATA = Path(__file__).parents[1] / "data"
 SIDE = 96  # pixels of the sound ones
@@ -78,18 +78,18 @@ def bombs() -> tuple[bytes, ...]:
 
 
 @st.composite
-def damaged(draw: Any) -> bytes:
+def damaged(draw: st.DrawFn) -> bytes:
     data: bytes = draw(st.sampled_from((*sound(), *unusual())))
     for _ in range(draw(st.integers(1, 3))):
         data = draw(st.sampled_from(DAMAGES))(draw, data)
     return data
 
 
-def _cut_off(draw: Any, data: bytes) -> bytes:
+def _cut_off(draw: st.DrawFn, data: bytes) -> bytes:
     return data[: draw(st.integers(0, max(0, len(data) - 1)))]
 
 
-def _changed(draw: Any, data: bytes) -> bytes:
+def _changed(draw: st.DrawFn, data: bytes) -> bytes:
     changed = bytearray(data)
     for at, byte in draw(st.lists(st.tuples(st.integers(0, max(0, len(data) - 1)), st.integers(0, 255)), max_size=20)):
         if changed:
@@ -97,26 +97,26 @@ def _changed(draw: Any, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def _changed_in_front(draw: Any, data: bytes) -> bytes:
+def _changed_in_front(draw: st.DrawFn, data: bytes) -> bytes:
     return _changed(draw, data[:64]) + data[64:]
 
 
-def _doubled(draw: Any, data: bytes) -> bytes:
+def _doubled(draw: st.DrawFn, data: bytes) -> bytes:
     start, end = sorted(draw(st.tuples(st.integers(0, len(data)), st.integers(0, len(data)))))
     return data[:end] + data[start:end] * draw(st.integers(1, 5)) + data[end:]
 
 
-def _spliced(draw: Any, data: bytes) -> bytes:
+def _spliced(draw: st.DrawFn, data: bytes) -> bytes:
     other = draw(st.sampled_from(sound()))
     return data[: draw(st.integers(0, len(data)))] + other[draw(st.integers(0, len(other))) :]
 
 
-def _filled(draw: Any, data: bytes) -> bytes:
+def _filled(draw: st.DrawFn, data: bytes) -> bytes:
     start, end = sorted(draw(st.tuples(st.integers(0, len(data)), st.integers(0, len(data)))))
     return data[:start] + draw(st.sampled_from((b"\0", b"\xff", b"\x7f"))) * (end - start) + data[end:]
 
 
-def _behind_something_else(draw: Any, data: bytes) -> bytes:
+def _behind_something_else(draw: st.DrawFn, data: bytes) -> bytes:
     return draw(st.sampled_from(FRONTS)) + data
 
 

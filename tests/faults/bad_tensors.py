@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
-from faults.bad_pictures import pictures, sound
-from faults.calls import Call, Inferred, Rpc, Tensor, texts
 from hypothesis import strategies as st
+
+from tests.faults.bad_pictures import pictures, sound
+from tests.faults.calls import Call, Inferred, Rpc, Tensor, texts
 
 TYPES = {
     "size": ("INT32", 2), "num_inference_steps": ("INT32", 1), "true_cfg_scale": ("FP32", 1), "seed": ("INT64", 1),
@@ -55,7 +55,7 @@ def good(picture: bytes) -> dict[str, Tensor]:
 
 
 @st.composite
-def numbers(draw: Any) -> Tensor:
+def numbers(draw: st.DrawFn) -> Tensor:
     """Of the right type and shape; the values are what is wrong, perhaps."""
     name = draw(st.sampled_from(sorted(TYPES)))
     datatype, count = TYPES[name]
@@ -65,19 +65,19 @@ def numbers(draw: Any) -> Tensor:
 
 
 @st.composite
-def strings(draw: Any) -> Tensor:
+def strings(draw: st.DrawFn) -> Tensor:
     name = draw(st.sampled_from(("prompt", "negative_prompt", "cancel")))
     return name, "BYTES", (1, 1), texts(draw(st.one_of(st.sampled_from(STRANGE_TEXTS), st.binary(max_size=50))))
 
 
 @st.composite
-def files(draw: Any) -> Tensor:
+def files(draw: st.DrawFn) -> Tensor:
     name, count = draw(st.sampled_from((("image", 1), ("image", 2), ("image", 0), ("image", 9), ("mask", 1))))
     return name, "BYTES", (1, count), texts(*(draw(pictures()) for _ in range(count)))
 
 
 @st.composite
-def latents(draw: Any) -> Tensor:
+def latents(draw: st.DrawFn) -> Tensor:
     rows = draw(st.sampled_from((CELL, CELL, CELL, 0, 1, 15, 17, 4096)))
     columns = draw(st.sampled_from((CHANNELS, CHANNELS, 0, 1, 63)))
     generator = np.random.default_rng(draw(st.integers(0, 99)))
@@ -89,7 +89,7 @@ def latents(draw: Any) -> Tensor:
 
 
 @st.composite
-def wrong(draw: Any) -> Tensor:
+def wrong(draw: st.DrawFn) -> Tensor:
     """Of a type, a shape or a length that the model does not declare.
 
     Sides are small and not negative: of `latents`, Triton 24.10 multiplies them without looking, and its worker dies
@@ -102,7 +102,7 @@ def wrong(draw: Any) -> Tensor:
 
 
 @st.composite
-def edits(draw: Any) -> tuple[Tensor, ...]:
+def edits(draw: st.DrawFn) -> tuple[Tensor, ...]:
     tensors = good(draw(st.sampled_from(sound())))
     for tensor in draw(
         st.lists(st.one_of(numbers(), numbers(), strings(), files(), latents(), wrong()), min_size=1, max_size=4)

@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import grpc
-from servers import Server
+import grpc  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.kit.servers import Server
 
 MODEL = "qwen_image_edit"
 SECONDS = 5.0  # within which everything is answered

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import requests
-from faults.stand_ins import StandIn, stand_ins
-from servers import PROJECT, Server
-from stacks import balancer
+
+from tests.faults.stand_ins import StandIn, stand_ins
+from tests.kit.haproxy import balancer
+from tests.kit.servers import PROJECT, Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("haproxy")]
 

@@ -16,15 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from faults.bad_http import bad_http
-from faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
-from faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
-from faults.calls import SECONDS, Answer, Call, close_connections
-from faults.watchers import Bystander, SlowClients, Usage, median_usage, usage
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from servers import Server, serve
-from stacks import balancer
+
+from tests.faults.bad_http import bad_http
+from tests.faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
+from tests.faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
+from tests.faults.calls import SECONDS, Answer, Call, close_connections
+from tests.faults.watchers import Bystander, SlowClients, Usage, median_usage, usage
+from tests.kit.haproxy import balancer
+from tests.kit.servers import Server, serve
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +38,7 @@ MEASURED = 4 if FULL else 1  # of these measurements the first and the last ones
 GROWTH = 1.05  # of resident memory
 SHARED = 256 * 2**20  # bytes at most
 BODY_TIMEOUT_SECONDS = 2
-HEAD_SECONDS = 20  # shim.protocol's
+HEAD_SECONDS = 20  # shim.guards.protocol's
 
 KINDS: dict[str, st.SearchStrategy[Call]] = {
     "pictures": bad_pictures_in_a_form(),
@@ -152,7 +153,11 @@ def rain(storm: Storm, inputs: int, number: int) -> None:
 
         @seed(SEED + number)
         @settings(
-            max_examples=share, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
+            max_examples=share,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
         )
         @given(calls)
         def pour(call: Call) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from servers import Server, pictures, serve, serve_shim
 
-from benchmarks.clients import same
+from tests.kit.answers import pictures, same
+from tests.kit.servers import Server, serve, serve_shim
 
 pytestmark = pytest.mark.faults
 

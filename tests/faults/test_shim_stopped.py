@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import requests
-from servers import Server, serve_shim
+
+from tests.kit.servers import Server, serve_shim
 
 pytestmark = pytest.mark.faults
 

@@ -13,24 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
-from faulty import FaultyRepository
-from servers import Server, answers_200, serve
-from stacks import installed_tritonserver, supervise, tritonserver, worker
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
+
+from tests.kit.faulty import FaultyRepository
+from tests.kit.servers import Server, answers_200, serve
+from tests.kit.stacks import installed_tritonserver, supervise, tritonserver, worker
+from tests.kit.tensors import MODEL, inputs
 
 pytestmark = pytest.mark.faults
 
 Photo = Callable[[str], bytes]
-MODEL = "qwen_image_edit"
 NOTICE_SECONDS = 5.0
-DTYPES = {"size": np.int32, "num_inference_steps": np.int32, "seed": np.int64, "start_step": np.int32,
-          "stop_step": np.int32, "latents": np.float32}  # fmt: skip
 
 
 def health(server: Server) -> tuple[int, dict[str, str]]:
@@ -42,13 +40,9 @@ def health(server: Server) -> tuple[int, dict[str, str]]:
 
 
 def infer(server: Server, picture: bytes, **tensors: Any) -> Any:
-    inputs = []
-    for name, value in {"image": [picture], "prompt": [b"blue"], "size": [64, 64], "seed": [1], **tensors}.items():
-        array = np.array([value], dtype=DTYPES.get(name, np.object_))
-        tensor = tritonclient.http.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        inputs.append(tensor.set_data_from_numpy(array))
+    edit = {"image": picture, "prompt": b"blue", "size": [64, 64], "seed": 1, **tensors}
     with tritonclient.http.InferenceServerClient(server.triton_http, network_timeout=60.0) as client:
-        return client.infer(MODEL, inputs)
+        return client.infer(MODEL, inputs(tritonclient.http, **edit))
 
 
 def edit(server: Server, picture: bytes) -> requests.Response:
@@ -184,9 +178,7 @@ def test_a_draining_server_takes_continued_edits_refuses_new_ones_and_ends_when_
         assert health(supervised)[1]["reason"] == "draining"
         with pytest.raises(InferenceServerException, match="draining: "):
             infer(supervised, picture)
-        continued = infer(
-            supervised, picture, **many, start_step=[2], stop_step=[3], latents=first.as_numpy("latents")[0]
-        )
+        continued = infer(supervised, picture, **many, start_step=[2], stop_step=[3], latents=first.as_numpy("latents"))
         assert continued.as_numpy("step")[0][0] == 3
         assert under_way.result().as_numpy("image").shape == (1, 256, 256, 3)
     started = time.monotonic()

@@ -7,7 +7,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import psutil
 import requests
-from servers import Server, pictures
+
+from tests.kit.answers import pictures
+from tests.kit.servers import Server
+from tests.kit.stacks import processes
 
 SAMPLES = 5
 RESIDENT = re.compile(r"^Rss(Anon|File|Shmem):\s+(\d+) kB$", re.MULTILINE)
@@ -160,18 +163,6 @@ def usage(server: Server) -> dict[str, Usage]:
 
 def median_usage(taken: Sequence[dict[str, Usage]]) -> dict[str, Usage]:
     return {name: _median([sample[name] for sample in taken]) for name in taken[0]}
-
-
-def processes(server: Server) -> dict[str, psutil.Process]:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    tests: dict[str, Callable[[list[str]], bool]] = {
-        "shim": lambda command: command[-2:] == ["-m", "shim"],
-        "tritonserver": lambda command: command[0].endswith("/tritonserver"),
-        "worker": lambda command: command[0].endswith("/triton_python_backend_stub"),
-    }
-    found = {name: [child for child in children if test(child.cmdline() or [""])] for name, test in tests.items()}
-    assert all(len(matching) == 1 for matching in found.values()), found
-    return {name: matching[0] for name, matching in found.items()}
 
 
 def _usage(process: psutil.Process) -> Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def happenings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def synchronize(self) -> None:
             happened.append(f"waited for event {self.number}")
 
-        def elapsed_time(self, other: Any) -> float:
+        def elapsed_time(self, other: Event) -> float:
             return 1000.0 * (other.number - self.number)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
@@ -40,7 +41,7 @@ def test_the_host_is_one_step_ahead_and_every_step_is_told_once(happenings: list
         return [name]
 
     for name in ("first", "second"):
-        clock.run(lambda name=name: step(name))
+        clock.run(partial(step, name))
     clock.settle()
     clock.settle()
     assert happenings == [

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from engines import TestEngine, edit, engine_on, load_pipeline
 from qwen_edit.clock import StepClock
 from qwen_edit.device_errors import DeviceError, is_device_error
 from qwen_edit.engine import FAILURES_IN_A_ROW
 from qwen_edit.errors import Failed
+
+from tests.kit.engines import TestEngine, edit, engine_on, load_pipeline
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
 WORK = [("text_encoder.model", "forward"), ("vae", "encode"), ("transformer", "forward"), ("vae", "decode")]

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
 
-from benchmarks.arrivals import run_in_segments
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.in_process import run_in_segments
 
 BOUND = 1e-4
 
@@ -186,7 +187,7 @@ def test_an_edit_in_segments_equals_the_one_in_one_piece_to_the_last_bit(
     whole = edit(cat, num_inference_steps=10, seed=3, true_cfg_scale=guidance)
     with engine_on(pipeline) as engine:
         picture = engine.submit(whole).wait().image
-    latents: np.ndarray | None = None
+    latents: npt.NDArray[np.float32] | None = None
     for start, stop in zip([0, *cuts], [*cuts, 10], strict=True):
         with engine_on(pipeline) as fresh:
             part = edit(
@@ -197,6 +198,8 @@ def test_an_edit_in_segments_equals_the_one_in_one_piece_to_the_last_bit(
         latents = outcome.latents
         assert outcome.step == stop
         assert (outcome.image is None) == (stop < 10)
+    assert picture is not None
+    assert outcome.image is not None
     assert np.array_equal(outcome.image, picture)
 
 

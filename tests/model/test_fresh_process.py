@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from servers import environment
+import numpy.typing as npt
+
+from tests.kit.servers import environment
 
 SEGMENT = """
 import sys
 import numpy as np
-from engines import edit, engine_on, load_pipeline
+import numpy.typing as npt
+from tests.kit.engines import edit, engine_on, load_pipeline
 
 checkpoint, picture, start, stop, before, after = sys.argv[1:]
 latents = np.load(before) if int(start) else None
@@ -36,10 +39,10 @@ def test_each_part_in_a_fresh_process_equals_the_run_in_one_piece_to_the_last_bi
     assert np.array_equal(whole, rest)
 
 
-def run_segment(checkpoint: Path, start: int, stop: int, before: Path, after: Path) -> np.ndarray:
+def run_segment(checkpoint: Path, start: int, stop: int, before: Path, after: Path) -> npt.NDArray[np.float32]:
     """The latents after the steps, run in a process of its own."""
     tests = Path(__file__).parents[1]
-    paths = (tests.parent, tests, tests.parent / "model_repository" / "qwen_image_edit" / "1")
+    paths = (tests.parent, tests.parent / "model_repository" / "qwen_image_edit" / "1")
     env = environment(OMP_NUM_THREADS="1") | {"PYTHONPATH": ":".join(map(str, paths))}
     picture = tests / "data" / "cat.jpg"
     arguments = [str(value) for value in (checkpoint, picture, start, stop, before, after)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from qwen_edit.settings import Limits, Settings, SettingsError
+from qwen_edit.settings import Limits, Settings
+from qwen_edit.settings_grammar import SettingsError
 
 
 def test_everything_has_a_default() -> None:
@@ -24,6 +25,7 @@ def test_the_environment_wins_over_the_parameters_of_config_pbtxt() -> None:
 def test_a_negative_prompt_may_be_a_space() -> None:
     assert Settings.from_environment({"DEFAULT_NEGATIVE_PROMPT": "blurry"}).default_negative_prompt == "blurry"
     assert Settings.from_environment({}, {"DEFAULT_NEGATIVE_PROMPT": " "}).default_negative_prompt == " "
+    assert Settings.from_environment({"DEFAULT_NEGATIVE_PROMPT": " "}).default_negative_prompt == " "
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image
 from qwen_edit.conditioning import texts
 from qwen_edit.conditioning.conditioner import Conditioner
@@ -21,7 +21,8 @@ from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
-from benchmarks import stock
+from tests.kit import stock
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
 FAMILIES = ("edit", "plus", "plus-2511")
@@ -45,7 +46,7 @@ def engine(pipeline: Any) -> Iterator[TestEngine]:
         yield running
 
 
-def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> np.ndarray:
+def oracle(running: TestEngine, request: EditRequest, *, mrope: bool = False) -> npt.NDArray[np.float32]:
     """The same edit by the diffusers pipeline."""
     encoder = running.pipeline.parts.text_encoder
     hook = encoder.register_forward_pre_hook(_with_token_types, with_kwargs=True) if mrope else None

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 import tritonclient.grpc
 import tritonclient.http
 from diffusers import AutoencoderKLQwenImage
-from servers import Server, serve
-from tritonclient.utils import np_to_triton_dtype
 
-from standalone.checkpoint import write_checkpoint
-
-MODEL = "qwen_image_edit"
-TYPES = {
-    "size": np.int32, "num_inference_steps": np.int32, "true_cfg_scale": np.float32, "seed": np.int64,
-    "start_step": np.int32, "stop_step": np.int32, "latents": np.float32, "preview": np.int32, "arrival": np.float64,
-}  # fmt: skip
+from checkpoints.random_weights import write_checkpoint
+from tests.kit.servers import Server, serve
+from tests.kit.tensors import MODEL, inputs
 
 
 class Infer(Protocol):
@@ -33,23 +26,12 @@ class Infer(Protocol):
     def __call__(self, **tensors: Any) -> dict[str, npt.NDArray[Any]]: ...
 
 
-def _inputs(module: Any, tensors: dict[str, Any]) -> list[Any]:
-    inputs = []
-    for name, value in tensors.items():
-        array = value
-        if not isinstance(value, np.ndarray):
-            array = np.array([value if isinstance(value, list) else [value]], dtype=TYPES.get(name, np.object_))
-        tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        inputs.append(tensor.set_data_from_numpy(array))
-    return inputs
-
-
 @pytest.fixture(scope="session")
 def http_infer(stack: Server) -> Iterator[Infer]:
     with tritonclient.http.InferenceServerClient(stack.triton_http, network_timeout=60.0) as client:
 
         def infer(**tensors: Any) -> dict[str, npt.NDArray[Any]]:
-            result = client.infer(MODEL, _inputs(tritonclient.http, tensors))
+            result = client.infer(MODEL, inputs(tritonclient.http, **tensors))
             names = [output["name"] for output in result.get_response()["outputs"]]
             return {name: result.as_numpy(name)[0] for name in names}
 
@@ -61,7 +43,7 @@ def grpc_infer(stack: Server) -> Iterator[Infer]:
     with tritonclient.grpc.InferenceServerClient(stack.triton_grpc) as client:
 
         def infer(**tensors: Any) -> dict[str, npt.NDArray[Any]]:
-            result = client.infer(MODEL, _inputs(tritonclient.grpc, tensors), client_timeout=60.0)
+            result = client.infer(MODEL, inputs(tritonclient.grpc, **tensors), client_timeout=60.0)
             names = [output.name for output in result.get_response().outputs]
             return {name: result.as_numpy(name)[0] for name in names}
 
@@ -81,7 +63,7 @@ def begin() -> Callable[..., tuple[Any, list[Any]]]:
     def begin(client: Any, **tensors: Any) -> tuple[Any, list[Any]]:
         outcomes: list[Any] = []
         call = client.async_infer(
-            MODEL, _inputs(tritonclient.grpc, tensors), lambda result, error: outcomes.append(error or result)
+            MODEL, inputs(tritonclient.grpc, **tensors), lambda result, error: outcomes.append(error or result)
         )
         return call, outcomes
 

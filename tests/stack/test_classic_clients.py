@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from servers import Server, grey_levels, pictures, serve_shim
+
+from tests.kit.answers import grey_levels, pictures
+from tests.kit.servers import Server, serve_shim
 
 KEY = "your-secret-key"
 FILES = {"image.jpg": "cat", "input.jpg": "cat", "photo1.jpg": "cat", "photo2.jpg": "coffee", "photo3.jpg": "rocket"}

@@ -6,9 +6,10 @@ import psutil
 import pytest
 import requests
 import tritonclient.grpc
-from servers import Server
-from stacks import tritonserver
 from tritonclient.utils import InferenceServerException
+
+from tests.kit.servers import Server
+from tests.kit.stacks import tritonserver
 
 RESTRICTED = [
     ("POST", "/v2/repository/index"),

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
-from servers import Server, serve_shim
+
+from tests.kit.servers import Server, serve_shim
 
 Photo = Callable[[str], bytes]
 STEPS = 100
@@ -25,7 +26,7 @@ def shim(stack: Server) -> Iterator[Server]:
 
 
 def begin(
-    shim: Server, photo: bytes, headers: dict[str, str] | None = None, **fields: str
+    shim: Server, photo: bytes, headers: dict[str, str] | None = None, /, **fields: str
 ) -> http.client.HTTPConnection:
     """A connection over which an edit was asked for."""
     url = f"{shim.url}/v1/images/edits"
@@ -93,7 +94,7 @@ def test_a_request_id_that_clients_share_cancels_only_the_edit_that_was_left(
     stack: Server, shim: Server, photo: Photo
 ) -> None:
     headers = {"x-request-id": "always-the-same"}
-    connection = begin(shim, photo("cat"), headers=headers)
+    connection = begin(shim, photo("cat"), headers)
     stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 1)
     connection.close()
     for _ in range(3):

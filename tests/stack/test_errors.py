@@ -17,9 +17,10 @@ import pytest
 import requests
 import tritonclient.grpc
 from PIL import Image
-from servers import Server, free_ports, pictures, serve_shim
 
 from shim.errors import ANSWERS, ClientGone
+from tests.kit.answers import pictures
+from tests.kit.servers import Server, free_ports, serve_shim
 
 KEY = "the-key"
 MAX_BODY_BYTES = 4 * 2**20

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import requests
-from servers import Server, grey_levels, pictures
+
+from tests.kit.answers import grey_levels, pictures
+from tests.kit.servers import Server
 
 Photo = Callable[[str], bytes]
 FIELDS: dict[str, str | int] = {"prompt": "make it blue", "size": "64x64", "seed": 3}

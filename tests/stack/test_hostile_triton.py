@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import requests
-from servers import Server
+
+from tests.kit.servers import Server
 
 Photo = Callable[[str], bytes]
 Tensor = tuple[str, str, list[int], bytes]

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc
-from servers import Server, grey_levels
 from tritonclient.utils import InferenceServerException
+
+from tests.kit.answers import grey_levels
+from tests.kit.servers import Server
 
 ERROR = re.compile(r"\[[^]]+\] (?P<word>\w+): (?P<tensor>\w+): (?P<detail>.*)", re.DOTALL)
 STATUS_400 = ("400", "StatusCode.INVALID_ARGUMENT")

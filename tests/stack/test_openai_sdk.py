@@ -5,14 +5,23 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator
+from typing import TypedDict
 
 import openai
 import pytest
 from PIL import Image
-from servers import Server, serve_shim
+
+from tests.kit.servers import Server, serve_shim
 
 KEY = "a-secret-key"
-SMALL = {"prompt": "make it black and white", "size": "128x96"}
+
+
+class Small(TypedDict):
+    prompt: str
+    size: str
+
+
+SMALL: Small = {"prompt": "make it black and white", "size": "128x96"}
 Photo = Callable[[str], bytes]
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import io
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from servers import Server, free_ports, serve_shim
 
-from shim import __version__
+from shim.health import VERSION
+from standalone.observer import WORKER
+from tests.kit.servers import Server, free_ports, serve_shim
 
 MODEL_METRICS = {
     "qwen_edit_edits_total", "qwen_edit_steps_total", "qwen_edit_rows_per_step_bucket", "qwen_edit_seconds_total",
@@ -46,33 +45,32 @@ def shim_samples(server: Server) -> dict[str, float]:
     return totals
 
 
-def health_seconds(alone: Server, photo: Photo) -> list[float]:
-    """How long 50 calls of /health take while an edit of many steps runs."""
+def steps_beside_health(alone: Server, photo: Photo) -> float:
+    """Steps that an edit of many makes while /health is called 50 times."""
     answers: list[requests.Response] = []
-    fields = {"steps": 100, "cfg": 4, "size": "384x384"}
+    fields: dict[str, str | int] = {"steps": 100, "cfg": 4, "size": "384x384"}
     edit = threading.Thread(target=lambda: answers.append(post(alone, photo("cat"), **fields)))
     edit.start()
     alone.wait_for(lambda: alone.metric("qwen_edit_jobs", state="running") == 1)
-    seconds = []
+    before = alone.metric("qwen_edit_steps_total")
     for _ in range(50):
-        started = time.perf_counter()
         assert requests.get(f"{alone.url}/health", timeout=10).json()["status"] == "healthy"
-        seconds.append(time.perf_counter() - started)
+    made = alone.metric("qwen_edit_steps_total") - before
     assert edit.is_alive(), "the edit ended before the last call"
     edit.join()
     assert answers[0].status_code == 200
-    return seconds
+    return made
 
 
-def test_health_answers_within_50_ms_while_an_edit_of_many_steps_runs(alone: Server, photo: Photo) -> None:
+def test_health_does_not_wait_for_a_step_while_an_edit_of_many_runs(alone: Server, photo: Photo) -> None:
     """Best of three rounds: a neighbour on the machine can hold up any one of them, an edit would hold up all."""
-    assert any(np.percentile(health_seconds(alone, photo), 99) < 0.050 for _ in range(3))
+    assert any(steps_beside_health(alone, photo) < 50 for _ in range(3))
 
 
 def test_health_tells_the_version(stack: Server) -> None:
     answer = requests.get(f"{stack.url}/health", timeout=10).json()
     assert answer.keys() == {"status", "timestamp", "version"}
-    assert answer["version"] == __version__
+    assert answer["version"] == VERSION
 
 
 def test_ready_tells_that_the_model_is_loaded(stack: Server) -> None:
@@ -129,7 +127,7 @@ def test_torch_is_loaded_by_the_worker_and_never_by_the_shim(stack: Server, phot
     children = psutil.Process(stack.process.pid).children(recursive=True)
     maps = {" ".join(child.cmdline()): Path(f"/proc/{child.pid}/maps").read_text() for child in children}
     with_torch = [command for command, mapped in maps.items() if "libtorch" in mapped]
-    assert [Path(command.split()[0]).name for command in with_torch] == ["triton_python_backend_stub"]
+    assert [Path(command.split()[0]).name for command in with_torch] == [WORKER]
     assert any(command.endswith("-m shim") for command in maps)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import requests
-from balancer import Balancer, balance
 from PIL import Image
-from servers import Server, serve_shim
+
+from tests.kit.balancer import Balancer, balance
+from tests.kit.servers import Server, serve_shim
 
 Photo = Callable[[str], bytes]
 EDITS = "/v1/images/edits"
@@ -47,7 +48,7 @@ def segmented(balancer: Balancer) -> Iterator[Server]:
         yield shim
 
 
-def edit(shim: Server, photo: bytes, mask: bytes | None = None, **fields: str) -> list[str]:
+def edit(shim: Server, photo: bytes, mask: bytes | None = None, /, **fields: str) -> list[str]:
     """The pictures in base64."""
     files = {"image": photo} | ({"mask": mask} if mask else {})
     response = requests.post(f"{shim.url}{EDITS}", data={**SMALL, **fields}, files=files, timeout=60)

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from servers import Server, answers_200, serve
-from stacks import tritonserver, worker
+
+from tests.kit.servers import Server, answers_200, serve
+from tests.kit.stacks import tritonserver, worker
 
 Photo = Callable[[str], bytes]
 STEPS = 100

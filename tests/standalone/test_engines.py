@@ -58,10 +58,10 @@ def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
 
 
 def test_steps_ended_edits_and_encodings_are_progress() -> None:
-    for change in ({"steps": 1.0}, {"ended": 1.0}, {"encode_seconds": 1.0}):
+    for moved in (replace(BUSY, steps=1.0), replace(BUSY, ended=1.0), replace(BUSY, encode_seconds=1.0)):
         watch = EngineWatch(stall_seconds=60)
         watch.observe(BUSY, NOW)
-        watch.observe(replace(BUSY, heartbeat=BEAT + 50, **change), NOW + 50)
+        watch.observe(replace(moved, heartbeat=BEAT + 50), NOW + 50)
         assert watch.stalled(NOW + 100) is None
         assert watch.stalled(NOW + 111) is not None
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from servers import Server, serve
+
+from standalone.observer import WORKER
+from tests.kit.servers import Server, serve
 
 KEY = "a-secret-of-the-launcher"
 END_SECONDS = 10.0
@@ -27,7 +29,7 @@ PARTS = {
     "reaper": "-m standalone.reaper",
     "launcher": "-m standalone",
     "shim": "-m shim",
-    "worker": "triton_python_backend_stub",
+    "worker": WORKER,
     "tritonserver": "/tritonserver",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import sys
@@ -11,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from servers import PORTS, Server, environment, run
 
 from standalone import balancer, cuda
 from standalone.errors import LaunchError
 from standalone.plan import Plan, plan
 from standalone.settings import Settings
 from standalone.tritonserver import TritonServer
+from tests.kit.servers import PORTS, Server, environment, run
 
 # A launcher on a machine that seems to have two devices, whose servers run on the CPU.
 TWO_SERVERS = """
@@ -85,7 +86,7 @@ def test_the_balancer_is_told_of_every_server(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_haproxy_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(balancer.shutil, "which", lambda name, path: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
     with pytest.raises(LaunchError, match=r"needs haproxy in front of the servers: install it"):
         balancer.command()
 

@@ -11,22 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers import PORTS, PROJECT, environment, free_ports
 
 from standalone import tritonserver
 from standalone.errors import LaunchError
 from standalone.settings import Settings
 from standalone.tritonserver import MODEL_NAME, _refuse_unsupported, config_name, model_is_loaded
+from tests.kit.servers import PORTS, PROJECT, environment, free_ports
 
 KEY = "a-secret-of-the-launcher"
 
 LAUNCH_SECONDS = 60.0
 
 
-def launch(**settings: str) -> subprocess.CompletedProcess[str]:
+def launch(module: str = "standalone", **settings: str) -> subprocess.CompletedProcess[str]:
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     env = environment(**{"API_KEY": KEY, "CUDA_VISIBLE_DEVICES": "", "QWEN_MODEL_DIR": "/nowhere"} | ports | settings)
-    command = [sys.executable, "-m", "standalone"]
+    command = [sys.executable, "-m", module]
     return subprocess.run(
         command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=LAUNCH_SECONDS, check=False
     )
@@ -76,6 +76,57 @@ def test_a_bad_setting_is_refused_with_its_name_and_value(name: str, value: str)
     line = refusal(launch(**{name: value}))
     assert line.startswith(f"{name}=")
     assert value in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("MAX_SIDE", "20000", "a whole number from 64 to 16384"),
+        ("MAX_JOBS", "1e1", "a whole number from 1 to 100000"),
+        ("COMPILE", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
+        ("LORA", ":1", "a comma list of PATH or PATH:WEIGHT"),
+    ],
+)
+@pytest.mark.parametrize("module", ["standalone", "standalone.supervisor"])
+def test_a_bad_setting_of_the_model_is_refused_before_anything_is_started(
+    module: str, name: str, value: str, allowed: str
+) -> None:
+    assert refusal(launch(module, **{name: value})) == f"{name}={value!r}: {allowed} is allowed"
+
+
+def test_the_shim_says_the_same_of_a_setting_that_it_shares_with_the_model() -> None:
+    shims, launchers = (refusal(launch(module, MAX_SIDE="20000")) for module in ("shim", "standalone"))
+    assert shims == launchers
+
+
+def test_a_bad_setting_of_the_shim_is_refused_before_anything_is_started() -> None:
+    line = refusal(launch(SEGMENT_STEPS="1e1"))
+    assert line == "SEGMENT_STEPS='1e1': a whole number from 0 to 1000 is allowed"
+
+
+@pytest.mark.parametrize("module", ["standalone", "standalone.supervisor"])
+def test_a_switch_of_the_model_knows_the_words_of_every_other(module: str) -> None:
+    with socket.socket() as taken:  # what is looked at after the settings
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refusal(launch(module, COMPILE="yes", ONE_SERVER_PER_GPU="off", TRITON_GRPC_PORT=str(port)))
+    assert "set TRITON_GRPC_PORT" in line
+
+
+def test_a_model_repository_without_the_model_is_refused(tmp_path: Path) -> None:
+    line = refusal(launch(MODEL_REPOSITORY=str(tmp_path)))
+    assert line == f"MODEL_REPOSITORY={str(tmp_path)!r}: a folder with the model {MODEL_NAME} is allowed"
+
+
+def test_the_container_of_triton_needs_neither_the_shim_nor_torch_to_check_settings() -> None:
+    check = "import sys; from standalone.supervisor import checked_settings; checked_settings(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=environment(), cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert "qwen_edit.settings" in loaded
+    assert not {"shim", "torch", "numpy"} & set(loaded)
 
 
 @pytest.mark.parametrize("device_map", ["cuda", "balanced"])

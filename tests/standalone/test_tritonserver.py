@@ -8,10 +8,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from stacks import installed_tritonserver
 
 from standalone.settings import Settings
 from standalone.tritonserver import Access, TritonServer, find
+from tests.kit.stacks import installed_tritonserver
 
 ENVIRON = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/opt/packages", "LD_LIBRARY_PATH": "/opt/lib::/opt/lib64"}
 INSTALLED = TritonServer(Path("/bin/true"), backends=None, library_path=())

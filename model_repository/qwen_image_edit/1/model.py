@@ -19,7 +19,8 @@ from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed,
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
 from qwen_edit.request import TENSORS, cancelled, parse
-from qwen_edit.settings import Settings, SettingsError
+from qwen_edit.settings import Settings
+from qwen_edit.settings_grammar import SettingsError
 
 if TYPE_CHECKING:
     from qwen_edit.job import Outcome

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from qwen_edit.conditioning.cache import TensorCache
 
@@ -26,7 +28,7 @@ def test_a_key_is_computed_once() -> None:
 def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
     cache = TensorCache(3 * 1024)
     for key in (1, 2, 3):
-        cache.get(key, lambda key=key: filled(key))
+        cache.get(key, partial(filled, key))
     cache.get(1, lambda: filled(-1))
     cache.get(4, lambda: filled(4))
     assert [key in cache for key in (1, 2, 3, 4)] == [True, False, True, True]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engines import load_pipeline
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.pipeline import Pipeline
+
+from tests.kit.engines import load_pipeline
 
 
 @pytest.mark.parametrize(("token_pixels", "positions"), [(8, 4080), (16, 4088), (32, 4092)])

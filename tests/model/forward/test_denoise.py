@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit.forward.denoise import TextBatches, grouped
+
+from tests.kit.engines import difference, edit, engine_on, load_pipeline
 
 
 @pytest.mark.parametrize(

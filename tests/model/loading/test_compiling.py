@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit.forward import rotary
 from qwen_edit.loading import compiling
 from qwen_edit.loading.checkpoint import LoadError, find
@@ -17,6 +16,8 @@ from qwen_edit.loading.load import load
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.settings import Settings
 from torch._dynamo.utils import counters
+
+from tests.kit.engines import difference, edit, engine_on, load_pipeline
 
 
 @pytest.fixture

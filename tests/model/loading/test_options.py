@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from engines import difference, edit, engine_on
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from qwen_edit.forward.sigmas import NoiseLevels
@@ -21,8 +21,11 @@ from qwen_edit.loading import attention, compiling, quantization
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import Loaded, check, load
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
-from qwen_edit.settings import Adapter, Settings, SettingsError
+from qwen_edit.settings import Adapter, Settings
+from qwen_edit.settings_grammar import SettingsError
 from safetensors.torch import save_file
+
+from tests.kit.engines import difference, edit, engine_on
 
 CPU = torch.device("cpu")
 ONE_ROW, _, TEXTS_OF_DIFFERENT_LENGTH = compiling.VARIANTS
@@ -39,7 +42,7 @@ def loaded(folder: Path, **environ: str) -> Loaded:
     return load(find(str(folder)), settings, CPU)
 
 
-def latents(model: Loaded, cat: bytes, **changes: Any) -> np.ndarray:
+def latents(model: Loaded, cat: bytes, **changes: Any) -> npt.NDArray[np.float32]:
     """Final latents of a guided edit whose two prompts differ in length."""
     with engine_on(
         model.pipeline.parts, devices=model.pipeline.devices, unpadded_row_tokens=4096 if model.takes_masks else 0
@@ -54,17 +57,19 @@ def cat(photo: Callable[[str], bytes]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def reference(folder: Path, cat: bytes) -> np.ndarray:
+def reference(folder: Path, cat: bytes) -> npt.NDArray[np.float32]:
     return latents(loaded(folder), cat)
 
 
-def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
+def relative_error(ours: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> float:
     """Root mean square of the difference over that of the reference."""
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("float16", 0.1)])
-def test_a_dtype_is_the_pipelines(folder: Path, cat: bytes, reference: np.ndarray, dtype: str, bound: float) -> None:
+def test_a_dtype_is_the_pipelines(
+    folder: Path, cat: bytes, reference: npt.NDArray[np.float32], dtype: str, bound: float
+) -> None:
     model = loaded(folder, TORCH_DTYPE=dtype)
     assert model.pipeline.parts.transformer.dtype == model.pipeline.parts.vae.dtype == getattr(torch, dtype)
     assert 0 < relative_error(latents(model, cat), reference) <= bound
@@ -81,7 +86,7 @@ def operators(model: Loaded) -> set[str]:
     ("backend", "kernel"), [("native_math", "attention_math"), ("native_flash", "flash_attention_for_cpu")]
 )
 def test_an_attention_backend_computes_the_same(
-    folder: Path, cat: bytes, reference: np.ndarray, backend: str, kernel: str
+    folder: Path, cat: bytes, reference: npt.NDArray[np.float32], backend: str, kernel: str
 ) -> None:
     model = loaded(folder, ATTENTION_BACKEND=backend)
     assert model.takes_masks == (backend not in attention.WITHOUT_MASK)
@@ -93,7 +98,7 @@ def test_an_attention_backend_computes_the_same(
 
 
 def test_int8_weights_are_close_and_small(
-    folder: Path, cat: bytes, reference: np.ndarray, caplog: pytest.LogCaptureFixture
+    folder: Path, cat: bytes, reference: npt.NDArray[np.float32], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "image_edit_server"):
         model = loaded(folder, QUANTIZATION="int8", TEXT_ENCODER_QUANTIZATION="int8")
@@ -170,7 +175,7 @@ def test_options_that_exclude_each_other_are_refused_on_a_gpu_too(environ: dict[
     [
         ("TORCH_DTYPE", "bf16", "one of auto, bfloat16"),
         ("ATTENTION_BACKEND", "fast", "one of native, native_cudnn"),
-        ("COMPILE", "yes", "true or false"),
+        ("COMPILE", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
         ("QUANTIZATION", "int4", "one of none, fp8, int8, nf4"),
         ("OFFLOAD", "disk", "one of none, model, group"),
         ("LORA", "a.safetensors:heavy", "PATH or PATH:WEIGHT"),
@@ -207,7 +212,7 @@ def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_lora_changes_the_picture_and_is_the_same_fused_or_not(
-    folder: Path, cat: bytes, reference: np.ndarray, lora: Path
+    folder: Path, cat: bytes, reference: npt.NDArray[np.float32], lora: Path
 ) -> None:
     fused = latents(loaded(folder, LORA=str(lora)), cat)
     beside = latents(loaded(folder, LORA=str(lora.parent), LORA_FUSED="false"), cat)
@@ -215,7 +220,9 @@ def test_a_lora_changes_the_picture_and_is_the_same_fused_or_not(
     assert difference(fused, reference) > 0.1
 
 
-def test_the_weights_of_adapters_add_up(folder: Path, cat: bytes, reference: np.ndarray, lora: Path) -> None:
+def test_the_weights_of_adapters_add_up(
+    folder: Path, cat: bytes, reference: npt.NDArray[np.float32], lora: Path
+) -> None:
     twice = loaded(folder, LORA=f"{lora}:0.75,{lora}:0.25")
     assert difference(latents(twice, cat), latents(loaded(folder, LORA=str(lora)), cat)) <= EXACT
     assert difference(latents(loaded(folder, LORA=f"{lora}:0"), cat), reference) <= EXACT

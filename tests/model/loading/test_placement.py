@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from engines import difference, edit, engine_on, load_pipeline
 from qwen_edit.loading import placement
 from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.pipeline import Devices
 
-from standalone.checkpoint import build_pipeline
+from checkpoints.random_weights import build_pipeline
+from tests.kit.engines import difference, edit, engine_on, load_pipeline
 
 GIGABYTE = placement.GIGABYTE
 
@@ -86,7 +86,8 @@ def test_the_one_that_ran_last_is_on_the_device(monkeypatch: pytest.MonkeyPatch)
             super().__init__()
             self.name = name
 
-        def to(self, device: Any) -> Any:
+        def to(self, *where: Any, **options: Any) -> Any:
+            (device,) = where
             moves.append((self.name, str(device)))
             return self
 

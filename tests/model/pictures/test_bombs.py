@@ -7,7 +7,11 @@ import time
 import tracemalloc
 
 import pytest
-from hostile_pictures import (
+from PIL import Image
+from qwen_edit.errors import BadRequest
+from qwen_edit.pictures import images
+
+from tests.kit.hostile_pictures import (
     LABORIOUS,
     LIGHT,
     MULTIPLYING,
@@ -19,9 +23,6 @@ from hostile_pictures import (
     tiff_of_jpeg_planes,
     tiff_of_jpeg_tiles,
 )
-from PIL import Image
-from qwen_edit.errors import BadRequest
-from qwen_edit.pictures import images
 
 MAX_PIXELS = 5_000_000
 CPU_SECONDS = 2.0  # of one decoding, at most

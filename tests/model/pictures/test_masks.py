@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines import TestEngine, difference, edit, engine_on, load_pipeline
 from PIL import Image, ImageDraw, ImageFilter
 from qwen_edit.errors import BadRequest
 from qwen_edit.pictures import masks
 from qwen_edit.pictures.masks import Mask
 
-from benchmarks import stock
+from tests.kit import stock
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 AREA = 128 * 128
 FEATHER_PIXELS = 4  # half a latent cell of these checkpoints
@@ -82,7 +82,7 @@ def _shrunk() -> Any:
 @pytest.mark.parametrize("cell", [4, 8])
 def test_the_seam_is_blended_over_one_latent_cell(cell: int) -> None:
     black = Image.new("RGB", (64, 32))
-    right_half = Image.fromarray(np.repeat(np.uint8([[0] * 32 + [255] * 32]), 32, axis=0))
+    right_half = Image.fromarray(np.repeat(np.array([[0] * 32 + [255] * 32], np.uint8), 32, axis=0))
     white = np.full((32, 64, 3), 255, dtype=np.uint8)
     row = Mask(right_half, black).composite(white, cell)[16, :, 0]
     between = np.flatnonzero((row > 0) & (row < 255))
@@ -112,6 +112,8 @@ def test_a_masked_edit_in_segments_equals_the_one_in_one_piece(
     whole = engine.submit(edit(image, **common)).wait().image
     first = engine.submit(edit(image, **common, stop_step=2)).wait()
     rest = engine.submit(edit(image, **common, start_step=2, latents=first.latents)).wait().image
+    assert whole is not None
+    assert rest is not None
     assert np.array_equal(whole, rest)
 
 

@@ -6,38 +6,26 @@ This file imports nothing heavy: model.py reads TORCH_THREADS from here before t
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-DEVICE_MAPS = ("cuda", "balanced", "cpu")
-VL_POSITIONS = ("mrope", "diffusers")
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-# Names of diffusers' attention dispatcher, without the underscore that some of them begin with.
-ATTENTION_BACKENDS = ("native", "native_cudnn", "native_flash", "native_efficient", "native_math", "flash",
-                      "flash_varlen", "flash_3", "flash_3_hub", "sage", "xformers")  # fmt: skip
-QUANTIZATIONS = ("none", "fp8", "int8", "nf4")
-OFFLOADS = ("none", "model", "group")
-PRESETS = ("lightning-4", "lightning-8")
+from qwen_edit.settings_grammar import (
+    Cast,
+    boolean,
+    choice,
+    decimal,
+    group,
+    integer,
+    number,
+    read,
+    setting,
+    text,
+    verbatim,
+)
+
 MAX_SEED = 2**63 - 1
-
-
-class SettingsError(Exception):
-    """A setting with a value that is not allowed; the message names the setting, the value and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for."""
-
-    input_pixels: int = 50_000_000  # of one picture
-    references: int = 3
-    side: int = 2048  # pixels
-    pixels: int = 1536 * 1536  # of the output
-    steps: int = 100
 
 
 @dataclass(frozen=True)
@@ -48,41 +36,200 @@ class Adapter:
     weight: float
 
 
+def _adapters(value: str) -> tuple[Adapter, ...]:
+    return tuple(_adapter(part.strip()) for part in value.split(",") if part.strip())
+
+
+def _adapter(value: str) -> Adapter:
+    path, colon, weight = value.rpartition(":")
+    if not colon:
+        return Adapter(value, 1.0)
+    if not path:
+        raise ValueError
+    return Adapter(path, decimal(weight))
+
+
+def _scheduler_config(value: str) -> tuple[tuple[str, Any], ...]:
+    changes = json.loads(value)
+    if not isinstance(changes, dict):
+        raise ValueError
+    return tuple(changes.items())
+
+
+ADAPTERS = Cast("a comma list of PATH or PATH:WEIGHT", _adapters)
+JSON_OBJECT = Cast("a JSON object", _scheduler_config)
+QUANTIZATION = choice("none", "fp8", "int8", "nf4")
+
+
 @dataclass(frozen=True)
 class Loading:
     """How the checkpoint is put into memory and made fast."""
 
-    dtype: str = "auto"
-    attention_backend: str = "native"
-    compile: bool = False
-    quantization: str = "none"  # of the transformer
-    text_encoder_quantization: str = "none"
-    offload: str = "none"
-    vae_tiling: bool = False
-    adapters: tuple[Adapter, ...] = ()
-    fuse_adapters: bool = True
-    scheduler_config: tuple[tuple[str, Any], ...] = ()  # merged into the checkpoint's
-    preset: str = ""
+    dtype: str = setting(
+        "TORCH_DTYPE",
+        choice("auto", "bfloat16", "float16", "float32"),
+        "auto",
+        "Type of the weights. `auto`: bfloat16 on a GPU, float32 on the CPU.",
+    )
+    # Names of diffusers' attention dispatcher, without the underscore that some of them begin with.
+    attention_backend: str = setting(
+        "ATTENTION_BACKEND",
+        choice(
+            "native", "native_cudnn", "native_flash", "native_efficient", "native_math", "flash", "flash_varlen",
+            "flash_3", "flash_3_hub", "sage", "xformers",
+        ),
+        "native",
+        "Kernel of the transformer's attention. `native`: PyTorch chooses.",
+    )  # fmt: skip
+    compile: bool = setting(
+        "COMPILE", boolean, False, "true: the transformer's blocks are compiled at load, which takes minutes."
+    )
+    quantization: str = setting("QUANTIZATION", QUANTIZATION, "none", "Quantisation of the transformer's weights.")
+    text_encoder_quantization: str = setting(
+        "TEXT_ENCODER_QUANTIZATION", QUANTIZATION, "none", "Quantisation of the text encoder's weights."
+    )
+    offload: str = setting(
+        "OFFLOAD",
+        choice("none", "model", "group"),
+        "none",
+        "Keeps weights in main memory until the GPU needs them. `model`: transformer and text encoder take turns on "
+        "it. `group`: their blocks are moved there one by one.",
+    )
+    vae_tiling: bool = setting(
+        "VAE_TILING",
+        boolean,
+        False,
+        "true: pictures are encoded and decoded in tiles, with blended seams. Large ones then need less memory.",
+    )
+    adapters: tuple[Adapter, ...] = setting(
+        "LORA", ADAPTERS, (), "LoRA adapters, each a file or folder, and how much of it is added: 1 without a weight."
+    )
+    fuse_adapters: bool = setting(
+        "LORA_FUSED",
+        boolean,
+        True,
+        "true: adapters are added into the weights. false: they are kept beside them, which slows every step.",
+    )
+    scheduler_config: tuple[tuple[str, Any], ...] = setting(
+        "SCHEDULER_CONFIG", JSON_OBJECT, (), "Changes to the checkpoint's scheduler configuration."
+    )
+    preset: str = setting(
+        "PRESET",
+        choice("lightning-4", "lightning-8"),
+        "",
+        "Noise levels, steps and guidance of the Lightning adapters. `LORA` has to name the adapter.",
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for."""
+
+    input_pixels: int = setting(
+        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
+    )
+    references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
+    side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
+    pixels: int = setting(
+        "MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels that an output may have."
+    )
+    steps: int = setting("MAX_STEPS", integer(2, 1000), 100, "Most denoising steps that an edit may ask for.")
 
 
 @dataclass(frozen=True)
 class Settings:
-    model_dir: str
-    device_map: str  # empty: this instance's device
-    loading: Loading
-    limits: Limits
-    max_jobs: int
-    default_steps: int | None  # None: the checkpoint's serving.json, else the family's
-    default_true_cfg_scale: float | None
-    default_negative_prompt: str | None
-    reference_area: int | None  # pixels; None: the checkpoint's serving.json, else the family's
-    max_batch_tokens: int  # of one forward: image, reference and text tokens of all rows
-    unpadded_row_tokens: int  # rows of so many image tokens share a forward only with texts of equal length
-    conditioning_cache_mb: int | None  # None: by device
-    vl_positions: str
-    torch_threads: int
-    control_dir: str  # through which supervisor and instances talk; empty: one of this server's own
-    log_level: str
+    model_dir: str = setting(
+        "QWEN_MODEL_DIR",
+        text,
+        "",
+        "The checkpoint: a folder with a `model_index.json`, or a Hub id. Containers take an absolute path only. "
+        "Empty: `make serve` serves the demo checkpoint.",
+    )
+    device_map: str = setting(
+        "DEVICE_MAP",
+        choice("cuda", "balanced", "cpu"),
+        "",
+        "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU without a GPU.",
+    )
+    log_level: str = setting(
+        "LOG_LEVEL",
+        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        "INFO",
+        "The least severe messages that are logged.",
+    )
+    limits: Limits = group(Limits)
+    max_jobs: int = setting(
+        "MAX_JOBS",
+        integer(1, 100_000),
+        64,
+        "Most edits, waiting and running, that one instance holds. Further new ones are refused with 429.",
+    )
+    default_steps: int | None = setting(
+        "DEFAULT_STEPS",
+        integer(2, 1000),
+        None,
+        "Steps of an edit that names none. Empty: the checkpoint's `serving.json`, else 50 for Edit and 40 for Plus.",
+    )
+    default_true_cfg_scale: float | None = setting(
+        "DEFAULT_TRUE_CFG_SCALE",
+        number(0, 20),
+        None,
+        "Guidance of an edit that names none. Empty: the checkpoint's `serving.json`, else 4.",
+    )
+    default_negative_prompt: str | None = setting(
+        "DEFAULT_NEGATIVE_PROMPT",
+        verbatim,
+        None,
+        "Negative prompt of an edit that has none. Empty: the checkpoint's `serving.json`, else one space, as the "
+        "model's authors use it.",
+    )
+    reference_area: int | None = setting(
+        "REFERENCE_AREA",
+        integer(64 * 64, 2**24),
+        None,
+        "Pixels to which references are scaled, and the area of the size `auto`. Empty: the checkpoint's "
+        "`serving.json`, else 1048576.",
+    )
+    max_batch_tokens: int = setting(
+        "MAX_BATCH_TOKENS",
+        integer(1, 2**31),
+        16_384,
+        "Most image, reference and text tokens of one forward. The oldest edit runs however many it needs.",
+    )
+    unpadded_row_tokens: int = setting(
+        "UNPADDED_ROW_TOKENS",
+        integer(0, 2**31),
+        4096,
+        "Rows with at least this many image tokens share a forward only if their texts are equally long, as others "
+        "would need a mask.",
+    )
+    conditioning_cache_mb: int | None = setting(
+        "CONDITIONING_CACHE_MB",
+        integer(0, 2**20),
+        None,
+        "Mebibytes of memory for encoded prompts and references. Empty: 2048 on a GPU, 256 on the CPU.",
+    )
+    vl_positions: str = setting(
+        "VL_POSITIONS",
+        choice("mrope", "diffusers"),
+        "mrope",
+        "Positions of the pictures' tokens in the text encoder. `mrope`: as it was trained. `diffusers`: as diffusers "
+        "0.42.1 has them.",
+    )
+    loading: Loading = group(Loading)
+    torch_threads: int = setting(
+        "TORCH_THREADS",
+        integer(1, 1024),
+        max(1, (os.cpu_count() or 2) - 1),
+        "CPU threads of one instance. Empty: one less than there are cores.",
+        computed=True,
+    )
+    control_dir: str = setting(
+        "CONTROL_DIR",
+        text,
+        "",
+        "Folder for the files that tell the engines about drains and cancelled edits. Set by the supervisor.",
+    )
 
     def cache_bytes(self, *, on_gpu: bool) -> int:
         megabytes = self.conditioning_cache_mb
@@ -93,122 +240,4 @@ class Settings:
         cls, environ: Mapping[str, str] = os.environ, parameters: Mapping[str, str] | None = None
     ) -> Self:
         """`parameters` are config.pbtxt's; the environment wins over them."""
-        source = Source({**(parameters or {}), **{name: text for name, text in environ.items() if text.strip()}})
-        return cls(
-            model_dir=source.text("QWEN_MODEL_DIR"),
-            device_map=source.choice("DEVICE_MAP", "", DEVICE_MAPS),
-            loading=Loading(
-                dtype=source.choice("TORCH_DTYPE", Loading.dtype, DTYPES),
-                attention_backend=source.choice("ATTENTION_BACKEND", Loading.attention_backend, ATTENTION_BACKENDS),
-                compile=source.boolean("COMPILE", Loading.compile),
-                quantization=source.choice("QUANTIZATION", Loading.quantization, QUANTIZATIONS),
-                text_encoder_quantization=source.choice(
-                    "TEXT_ENCODER_QUANTIZATION", Loading.text_encoder_quantization, QUANTIZATIONS
-                ),
-                offload=source.choice("OFFLOAD", Loading.offload, OFFLOADS),
-                vae_tiling=source.boolean("VAE_TILING", Loading.vae_tiling),
-                adapters=_adapters(source.text("LORA")),
-                fuse_adapters=source.boolean("LORA_FUSED", Loading.fuse_adapters),
-                scheduler_config=_scheduler_config(source.text("SCHEDULER_CONFIG")),
-                preset=source.choice("PRESET", Loading.preset, PRESETS),
-            ),
-            limits=Limits(
-                input_pixels=source.integer("MAX_INPUT_PIXELS", Limits.input_pixels, 1, 2**31),
-                references=source.integer("MAX_REFERENCES", Limits.references, 1, 16),
-                side=source.integer("MAX_SIDE", Limits.side, 64, 2**16),
-                pixels=source.integer("MAX_PIXELS", Limits.pixels, 64 * 64, 2**31),
-                steps=source.integer("MAX_STEPS", Limits.steps, 2, 1000),
-            ),
-            max_jobs=source.integer("MAX_JOBS", 64, 1, 100_000),
-            default_steps=source.optional_integer("DEFAULT_STEPS", 2, 1000),
-            default_true_cfg_scale=source.optional_number("DEFAULT_TRUE_CFG_SCALE", 0.0, 20.0),
-            default_negative_prompt=source.raw("DEFAULT_NEGATIVE_PROMPT"),
-            reference_area=source.optional_integer("REFERENCE_AREA", 64 * 64, 2**24),
-            max_batch_tokens=source.integer("MAX_BATCH_TOKENS", 16_384, 1, 2**31),
-            unpadded_row_tokens=source.integer("UNPADDED_ROW_TOKENS", 4096, 0, 2**31),
-            conditioning_cache_mb=source.optional_integer("CONDITIONING_CACHE_MB", 0, 2**20),
-            vl_positions=source.choice("VL_POSITIONS", "mrope", VL_POSITIONS),
-            torch_threads=source.integer("TORCH_THREADS", max(1, (os.cpu_count() or 2) - 1), 1, 1024),
-            control_dir=source.text("CONTROL_DIR"),
-            log_level=source.choice("LOG_LEVEL", "INFO", LOG_LEVELS),
-        )
-
-
-class Source:
-    """Named texts, cast on reading."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-
-    def raw(self, name: str) -> str | None:
-        return self._values.get(name)
-
-    def text(self, name: str) -> str:
-        return self._values.get(name, "").strip()
-
-    def integer(self, name: str, default: int, low: int, high: int) -> int:
-        value = self.optional_integer(name, low, high)
-        return default if value is None else value
-
-    def optional_integer(self, name: str, low: int, high: int) -> int | None:
-        text = self.text(name)
-        if not text:
-            return None
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise SettingsError(f"{name}={text!r}: a whole number from {low} to {high} is allowed")
-        return int(text)
-
-    def optional_number(self, name: str, low: float, high: float) -> float | None:
-        text = self.text(name)
-        if not text:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise SettingsError(f"{name}={text!r}: a number from {low:g} to {high:g} is allowed")
-        return value
-
-    def boolean(self, name: str, default: bool) -> bool:
-        text = self.text(name).lower()
-        if text in ("", "true", "1", "false", "0"):
-            return text in ("true", "1") if text else default
-        raise SettingsError(f"{name}={self.text(name)!r}: true or false is allowed")
-
-    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
-        text = self.text(name)
-        if not text:
-            return default
-        for word in allowed:
-            if text.lower() == word.lower():
-                return word
-        raise SettingsError(f"{name}={text!r}: one of {', '.join(allowed)} is allowed")
-
-
-def _adapters(text: str) -> tuple[Adapter, ...]:
-    """`PATH[:WEIGHT]`, several with commas between them."""
-    return tuple(_adapter(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _adapter(text: str) -> Adapter:
-    path, colon, weight = text.rpartition(":")
-    if not colon:
-        return Adapter(text, 1.0)
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not path or not math.isfinite(number):
-        raise SettingsError(f"LORA={text!r}: PATH or PATH:WEIGHT is allowed, the weight a number")
-    return Adapter(path, number)
-
-
-def _scheduler_config(text: str) -> tuple[tuple[str, Any], ...]:
-    try:
-        values = json.loads(text or "{}")
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise SettingsError(f"SCHEDULER_CONFIG={text!r}: a JSON object is allowed")
-    return tuple(values.items())
+        return read(cls, environ, parameters or {})

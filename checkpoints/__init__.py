@@ -1,0 +1,1 @@
+"""What makes checkpoints: tiny ones with random weights, and the demo's, which is trained."""

@@ -1,0 +1,1 @@
+"""What lets a request in, from the connection's limits to the key."""

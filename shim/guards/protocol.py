@@ -1,0 +1,139 @@
+"""uvicorn's HTTP/1.1 connection with ends in time: nobody holds one open by sending, or reading, next to nothing.
+
+The body of a request that is being read has limits of its own, in `body_limit.py` and `deadline.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from starlette.datastructures import Headers
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from shim.dialect import dialect_of_headers
+from shim.errors import InvalidInput, error_body
+from shim.limits import HEADER_BYTES
+
+HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
+LINGER_SECONDS = 10.0  # for the rest of a body that is not wanted; closing at once would destroy the answer on its way
+READ_BYTES = 2**16  # at once: others wait while a body of very many pieces is taken apart
+STALL_SECONDS = 60.0  # for a reader to take the 256 KiB that an answer is written in
+
+
+class BoundedProtocol(H11Protocol):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
+        self._writing = Timer(self.loop, self._abort)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        super().connection_made(transport)
+        self._reading.start(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading.stop()
+        self._writing.stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if not self._awaits_head():
+            if not self._is_answered():
+                self._reading.stop()
+        elif self.conn.trailing_data[0]:
+            self._reading.start(HEAD_SECONDS)
+        else:
+            self._reading.restart(self.timeout_keep_alive)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._writing.start(STALL_SECONDS)
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._unset_keepalive_if_required()
+            self._reading.start(LINGER_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing.start(STALL_SECONDS)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._writing.stop()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._writing.start(STALL_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where h11 has raised; what the application may be about to answer has no place any more."""
+        if self.cycle is not None and not self._is_answered():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        body = json.dumps(self._refusal(sys.exception())).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+            ("x-request-id", uuid.uuid4().hex),
+        ]
+        for event in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body)):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+        self._writing.start(STALL_SECONDS)
+
+    def _refusal(self, error: BaseException | None) -> dict[str, Any]:
+        head_is_too_long = getattr(error, "error_status_hint", None) == 431
+        message = f"The request's head has more than {HEADER_BYTES} bytes" if head_is_too_long else "Not valid HTTP/1.1"
+        in_a_body = self.cycle is not None and not self._is_answered()
+        dialect = dialect_of_headers(Headers(raw=self.headers)) if in_a_body else "classic"
+        return error_body(InvalidInput(message), dialect)
+
+    def _awaits_head(self) -> bool:
+        return self.conn.their_state is h11.IDLE and (self.cycle is None or self._is_answered())
+
+    def _is_answered(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete
+
+    def _abort(self) -> None:
+        self.transport.abort()
+
+
+class Timer:
+    """Calls once, unless it is stopped before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._call = call
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        """No later than it was to call before."""
+        due = self._loop.time() + seconds
+        if self._handle is None or due < self._handle.when():
+            self.restart(seconds)
+
+    def restart(self, seconds: float) -> None:
+        self.stop()
+        self._handle = self._loop.call_later(seconds, self._ring)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ring(self) -> None:
+        self._handle = None
+        self._call()

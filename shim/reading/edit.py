@@ -1,0 +1,183 @@
+"""A request → one checked edit → its jobs, each one edit of one output image."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from shim.dialect import BATCH, Dialect, hear_parts, is_json
+from shim.errors import InvalidInput
+from shim.limits import MAX_RANDOM_SEED, MAX_SEED
+from shim.reading import fields
+from shim.reading.fetch import fetch_all
+from shim.reading.fields import Given
+from shim.reading.form import Form
+from shim.reading.json_body import open_json
+from shim.reading.kinds import in_force
+from shim.reading.multipart import open_multipart
+from shim.reading.pictures import Picture
+from shim.reading.uploads import Linked, Part, link_addresses
+from shim.settings import Settings
+
+CLASSIC_SIDE = 1024  # pixels
+
+
+@dataclass(frozen=True)
+class Edit:
+    dialect: Dialect
+    prompt: str
+    negative_prompt: str | None
+    images: tuple[Picture, ...]
+    mask: Picture | None
+    variants: int
+    size: tuple[int, int] | None
+    steps: int | None
+    true_cfg_scale: float | None
+    seed: int
+    output_format: str
+    output_compression: int
+    stream: bool
+    partial_images: int  # of each output, in a stream
+    fields: Mapping[str, str]  # the model's tensor → the client's name for it
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return (*self.images, self.mask) if self.mask else self.images
+
+    def jobs(self) -> list[Job]:
+        """[image 1 variant 1, image 1 variant 2, image 2 variant 1, …]; openai's images are all references of one."""
+        edits = [(image,) for image in self.images] if self.dialect == "classic" else [self.images]
+        seeds = [(self.seed + variant) % (MAX_SEED + 1) for variant in range(self.variants)]
+        pairs = [(references, seed) for references in edits for seed in seeds]
+        return [Job(self, index, references, seed) for index, (references, seed) in enumerate(pairs)]
+
+
+@dataclass(frozen=True)
+class Job:
+    edit: Edit
+    index: int
+    references: tuple[Picture, ...]
+    seed: int
+
+
+@asynccontextmanager
+async def read_edit(request: Request[Any], settings: Settings, threads: CapacityLimiter) -> AsyncIterator[Edit]:
+    """The request's edit, whose pictures can be read until the end. Heavy work is done in few `threads`."""
+    headers, chunks = request.headers, request.stream()
+    async with open_json(chunks, threads) if is_json(headers) else open_multipart(headers, chunks) as parts:
+        dialect = hear_parts(request.scope, parts)
+        with ExitStack() as opened:
+            linked = await anyio.to_thread.run_sync(link_addresses, parts, opened)
+            edit = edit_of(linked, dialect, settings)
+            await fetch_all([picture.upload for picture in edit.pictures], settings.allowed_image_hosts)
+            # The texts of one PNG may unpack to 64 MB.
+            await anyio.to_thread.run_sync(_check, edit.pictures, settings.max_input_pixels, limiter=threads)
+            yield edit
+
+
+def _check(pictures: tuple[Picture, ...], max_pixels: int) -> None:
+    for picture in pictures:
+        picture.check(max_pixels)
+
+
+def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
+    """All that can be known before a picture is looked at."""
+    form = Form(parts)
+    given = Given(form.texts, settings)
+    given.check(fields.RESPONSE_FORMAT, *fields.CHECKED)
+    images = _images(form, dialect, settings)
+    return Edit(
+        dialect=dialect,
+        prompt=_prompt(given),
+        negative_prompt=given[fields.NEGATIVE_PROMPT],
+        images=images,
+        mask=_mask(form, dialect, len(images)),
+        variants=_variants(given, dialect, len(images), settings),
+        size=given[fields.SIZE] if given.text(fields.SIZE) else default_size(dialect, settings),
+        steps=given[fields.STEPS],
+        true_cfg_scale=given[fields.TRUE_CFG_SCALE],
+        seed=_seed(given),
+        output_format=given[fields.OUTPUT_FORMAT],
+        output_compression=given[fields.OUTPUT_COMPRESSION],
+        stream=given[fields.STREAM],
+        partial_images=given[fields.PARTIAL_IMAGES],
+        fields={
+            "image": images[0].name,
+            "num_inference_steps": given.spelling(fields.STEPS),
+            "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
+            **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed")},
+        },
+    )
+
+
+def _images(form: Form, dialect: Dialect, settings: Settings) -> tuple[Picture, ...]:
+    batch = _pictures(BATCH, form.batch)
+    references = _pictures("image", form.references)
+    if batch and references:
+        raise InvalidInput("images (a batch) and image (references of one edit) exclude each other", param=BATCH)
+    if len(batch) > (most := in_force(fields.BATCH_FILES.most, settings)):
+        raise InvalidInput(f"images takes at most {most} files, got {len(batch)}", param=BATCH)
+    if len(references) > (most := in_force(fields.REFERENCE_FILES.most, settings)):
+        name = references[0].name
+        problem = f"{name} takes at most {most} references on this server, got {len(references)}"
+        raise InvalidInput(problem, param=name)
+    if not batch and not references:
+        raise InvalidInput("Image is required", param=BATCH if dialect == "classic" else "image")
+    return batch or references
+
+
+def _mask(form: Form, dialect: Dialect, images: int) -> Picture | None:
+    masks = _pictures("mask", form.masks)
+    if len(masks) > 1:
+        raise InvalidInput(f"mask takes one file, got {len(masks)}", param="mask")
+    if masks and dialect == "classic" and images > 1:
+        raise InvalidInput(f"mask needs exactly one file named images, got {images}", param="mask")
+    return masks[0] if masks else None
+
+
+def _pictures(name: str, uploads: list[UploadFile]) -> tuple[Picture, ...]:
+    names = [upload.field if isinstance(upload, Linked) else name for upload in uploads]
+    labels = names if len(names) == 1 else [f"{name} (file {index + 1})" for index, name in enumerate(names)]
+    return tuple(map(Picture, names, labels, uploads))
+
+
+def _prompt(given: Given) -> str:
+    prompt = given[fields.PROMPT]
+    if prompt is None:
+        raise InvalidInput("prompt is required", param="prompt")
+    return prompt
+
+
+def _variants(given: Given, dialect: Dialect, images: int, settings: Settings) -> int:
+    """n counts outputs per image in the classic dialect, outputs in all in OpenAI's, where 0 means not given."""
+    not_given = dialect == "openai" and given.text(fields.N) == "0"
+    variants = fields.N.default if not_given else given[fields.N]
+    outputs = variants * (images if dialect == "classic" else 1)
+    if outputs > settings.max_outputs_per_request:
+        problem = f"{outputs} outputs were asked for, at most {settings.max_outputs_per_request} are allowed"
+        raise InvalidInput(f"n={variants}: {problem}", param="n")
+    return variants
+
+
+def default_size(dialect: Dialect, settings: Settings) -> tuple[int, int] | None:
+    return classic_size(settings) if dialect == "classic" else None
+
+
+def classic_size(settings: Settings) -> tuple[int, int]:
+    """The largest square up to the classic one that this server allows."""
+    side = min(CLASSIC_SIDE, settings.max_side, math.isqrt(settings.max_pixels))
+    return side, side
+
+
+def _seed(given: Given) -> int:
+    seed = given[fields.SEED]
+    return secrets.randbelow(MAX_RANDOM_SEED + 1) if seed is None else seed

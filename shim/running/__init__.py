@@ -1,0 +1,1 @@
+"""An edit → calls to Triton → pictures. No request is needed here."""

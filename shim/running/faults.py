@@ -1,0 +1,11 @@
+"""How a call to Triton breaks off, as opposed to what the model answers."""
+
+from __future__ import annotations
+
+
+class Interrupted(Exception):
+    """The machinery broke off: no connection, no answer in time, or one that is not the model's."""
+
+
+class Unreached(Interrupted):
+    """The model has not got the segment: nobody listens, a balancer has no server, or it takes no new edits."""

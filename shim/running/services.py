@@ -1,0 +1,23 @@
+"""What serves every run, and lives as long as the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyio import CapacityLimiter
+
+from shim.guards.flood import Flood
+from shim.metrics import Metrics
+from shim.running.readiness import Readiness
+from shim.running.segments import Model
+from shim.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    model: Model
+    readiness: Readiness
+    flood: Flood
+    threads: CapacityLimiter  # for what takes a core, or much memory
+    metrics: Metrics

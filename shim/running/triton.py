@@ -1,0 +1,200 @@
+"""One segment of a job ↔ one inference call of the Triton model `qwen_image_edit`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+import aiohttp
+from starlette.concurrency import run_in_threadpool
+
+from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
+from shim.log import one_line
+from shim.reading.edit import Job
+from shim.running.faults import Interrupted, Unreached
+from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
+from shim.running.segments import Outcome, Segment
+
+MODEL = "qwen_image_edit"
+CONNECT_SECONDS = 5.0
+READY_SECONDS = 2.0
+DROP_SECONDS = 5.0
+CONNECTIONS = 1024  # to Triton, all requests together
+MESSAGE_CHARS = 500  # of a model's error that a client sees
+FAULT_CHARS = 200  # of a fault's text that the log keeps
+PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
+
+EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit together
+ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL)
+RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
+GATEWAY_STATUSES = (502, 503)  # without a word of the model's: nobody took the call
+TENSOR = re.compile(r"(\w+): *(.*)", re.DOTALL)
+
+
+class Triton:
+    """Open it inside the running event loop, close it there."""
+
+    def __init__(self, url: str, health_url: str) -> None:
+        self._model_url = f"{url}/v2/models/{MODEL}"
+        self._health_url = health_url
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            headers={"Accept-Encoding": "identity"},  # else Triton would gzip the pixels
+        )
+        self._calls = itertools.count()
+        self._in_flight = 0
+        self._dropping: set[asyncio.Task[None]] = set()
+        # Of its own, so that the edits in flight never keep the question waiting.
+        self._health_session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_SECONDS))
+
+    async def close(self) -> None:
+        """Calls that were cancelled just now still tell the model."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DROP_SECONDS):
+                while self._in_flight:
+                    await asyncio.sleep(0.01)
+        await asyncio.gather(*self._dropping)
+        await self._session.close()
+        await self._health_session.close()
+
+    async def is_ready(self) -> bool:
+        """What the supervisor, or a balancer in front of several, says: Triton calls a dead worker's model ready."""
+        try:
+            async with self._health_session.get(self._health_url) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def run(self, segment: Segment, edit_id: str) -> Outcome:
+        """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.
+
+        `edit_id` must be no other edit's. Where the call is cancelled, the model is told to drop it.
+        """
+        call_id = f"{edit_id}.{next(self._calls)}"
+        body = await run_in_threadpool(body_of, segment, call_id)
+        self._in_flight += 1
+        try:
+            response, content = await self._post(body, edit_id)
+        except asyncio.CancelledError:
+            self._drop(call_id, edit_id)
+            raise
+        except aiohttp.ClientConnectorError as error:
+            raise Unreached(f"{type(error).__name__}: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Interrupted(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._in_flight -= 1
+        if response.status != 200:
+            raise refusal(response.status, content, segment.job)
+        return await run_in_threadpool(outcome, content, response.headers, segment)
+
+    async def _post(self, body: Body, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: edit_id}
+        async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
+            return response, await response.read()
+
+    def _drop(self, call_id: str, edit_id: str) -> None:
+        """Tells the model, which does not see that a plain HTTP call was given up; its place is free then."""
+        dropping = asyncio.create_task(self._send_drop(call_id, edit_id))
+        self._dropping.add(dropping)
+        dropping.add_done_callback(self._dropping.discard)
+
+    async def _send_drop(self, call_id: str, edit_id: str) -> None:
+        body = Body([byte_strings("cancel", call_id.encode())], "")
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(DROP_SECONDS):
+                await self._post(body, edit_id)
+
+
+def body_of(segment: Segment, call_id: str) -> Body:
+    """Blocks."""
+    return Body(list(_tensors(segment)), call_id)
+
+
+def _tensors(segment: Segment) -> Iterator[Tensor]:
+    """What neither the client gave nor the model told is left out: the model's defaults are its own."""
+    job, edit = segment.job, segment.job.edit
+    yield byte_strings("image", *job.references)
+    yield byte_strings("prompt", edit.prompt.encode())
+    yield numbers("seed", "INT64", job.seed)
+    yield numbers("arrival", "FP64", segment.arrival)
+    if edit.negative_prompt is not None:
+        yield byte_strings("negative_prompt", edit.negative_prompt.encode())
+    if edit.mask is not None:
+        yield byte_strings("mask", edit.mask)
+    if edit.size is not None:
+        yield numbers("size", "INT32", *edit.size)
+    if segment.steps is not None:
+        yield numbers("num_inference_steps", "INT32", segment.steps)
+    if segment.true_cfg_scale is not None:
+        yield numbers("true_cfg_scale", "FP32", segment.true_cfg_scale)
+    if segment.stop is not None:
+        yield numbers("stop_step", "INT32", segment.stop)
+    if segment.preview:
+        yield numbers("preview", "INT32", PREVIEW_SIDE)
+    if segment.latents is not None:
+        yield numbers("start_step", "INT32", segment.start)
+        yield Tensor("latents", "FP32", (1, *segment.latents.shape), (segment.latents.data.cast("B"),))
+
+
+def outcome(content: bytes, headers: Mapping[str, str], segment: Segment) -> Outcome:
+    try:
+        found = _parse(Tensors(content, headers))
+        stopped = segment.start < found.step < found.steps and found.latents is not None
+        if not stopped and found.image is None:
+            raise ValueError(f"neither image nor latents at step {found.step} of {found.steps}")
+        return found
+    except Exception as error:  # what stands between us and the model can answer 200 with anything
+        raise Interrupted(f"an answer that is not the model's: {type(error).__name__}: {error}") from error
+
+
+def _parse(tensors: Tensors) -> Outcome:
+    return Outcome(
+        step=int(tensors.get("step").item()),
+        steps=int(tensors.get("num_inference_steps").item()),
+        true_cfg_scale=float(tensors.get("true_cfg_scale").item()),
+        seed=int(tensors.get("seed").item()),
+        timings=json.loads(tensors.get("timings").item()),
+        image=tensors.get("image"),
+        latents=tensors.get("latents"),
+        preview=tensors.get("preview_image"),
+    )
+
+
+def refusal(status: int, content: bytes, job: Job) -> ShimError | Interrupted:
+    text = content.decode("utf-8", "replace")
+    message = error_message(text)
+    known = model_error(message, job.edit.fields) if message else None
+    if known:
+        return known
+    fault = Unreached if status in GATEWAY_STATUSES else Interrupted
+    return fault(f"status {status}: {one_line((message or text)[:FAULT_CHARS])}")
+
+
+def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreached | None:
+    """The model's error word, which a prefix of Triton's may precede, as one of our exceptions; None without a word.
+
+    `fields` names the client's field for each tensor.
+    """
+    match = ERROR_WORD.search(message)
+    if not match:
+        return None
+    word, text = match[1], match[2].strip()[:MESSAGE_CHARS]
+    if word == "draining":
+        return Unreached("Triton is draining")
+    if word == "queue_full":
+        retry = RETRY.search(text)
+        headers = {"retry-after": retry[1]} if retry else None
+        return QueueFull("The server has all the work that it can hold; try again later", headers=headers)
+    if word != "invalid":
+        return GenerationError(f"Image generation failed: {text}")
+    tensor = TENSOR.fullmatch(text)
+    if not tensor or tensor[1] not in fields:
+        return InvalidInput(text)
+    field = fields[tensor[1]]
+    return InvalidInput(f"{field}: {tensor[2]}", param=field)

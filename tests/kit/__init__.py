@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: servers, engines, pictures and tools. It knows neither of them."""

@@ -1,0 +1,92 @@
+"""The engine in this process: built on a checkpoint, driven and watched by tests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from qwen_edit.engine import Engine
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.pipeline import Devices, Pipeline
+from qwen_edit.request import EditRequest
+from qwen_edit.worker import PipelineWorker
+
+from tests.kit.in_process import Answer, Watch, WatchedWorker
+
+REFERENCE_AREA = 64 * 64
+
+
+class TestEngine:
+    """An engine with its pipeline, and the final latents of every edit it finished."""
+
+    __test__ = False
+
+    def __init__(
+        self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
+        max_batch_tokens: int = 100_000, **options: Any,
+    ) -> None:  # fmt: skip
+        self.pipeline = Pipeline(parts, devices)
+        self.sizes = Sizes(self.pipeline.family, reference_area, self.pipeline.token_pixels)
+        self.watch = Watch()
+        self.process_ended = threading.Event()
+        settings: dict[str, Any] = {"max_input_pixels": 50_000_000, "cache_bytes": 2**24, "mrope": False}
+        self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, **(settings | options)))
+        self.final_latents = self.worker.final_latents
+        self.engine = Engine(
+            self.worker, self.watch, max_jobs=max_jobs, max_batch_tokens=max_batch_tokens,
+            end_process=lambda status: self.process_ended.set(),
+        )  # fmt: skip
+
+    def submit(self, request: EditRequest) -> Answer:
+        answer = Answer()
+        self.engine.submit(request, answer)
+        return answer
+
+    def latents(self, request: EditRequest) -> npt.NDArray[np.float32]:
+        """Final latents of the edit run to its end."""
+        self.submit(request).wait()
+        return self.final_latents[request.id]
+
+
+@contextlib.contextmanager
+def engine_on(pipeline: Any, **options: Any) -> Iterator[TestEngine]:
+    """On a pipeline as diffusers makes it."""
+    running = TestEngine(pipeline, **options)
+    try:
+        yield running
+    finally:
+        running.engine.close()
+
+
+def load_pipeline(folder: Path) -> Any:
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+
+
+_ids = iter(range(10**9))
+
+
+def edit(*images: bytes, **changes: Any) -> EditRequest:
+    """A request with small defaults, its id unique."""
+    values: dict[str, Any] = {
+        "id": f"edit-{next(_ids)}", "images": images, "prompt": "make the sky green", "negative_prompt": " ",
+        "mask": None, "size": (64, 64), "num_inference_steps": 4, "true_cfg_scale": 1.0, "seed": 1, "start_step": 0,
+        "stop_step": None, "latents": None, "preview": 0, "arrival": time.time(),
+    }  # fmt: skip
+    values |= changes
+    values["stop_step"] = values["num_inference_steps"] if values["stop_step"] is None else values["stop_step"]
+    return EditRequest(**values)
+
+
+def difference(ours: Any, reference: Any) -> float:
+    """Largest difference over the reference's standard deviation."""
+    a, b = (torch.as_tensor(np.asarray(x), dtype=torch.float64) for x in (ours, reference))
+    return float((a - b).abs().max() / b.std())

@@ -1,0 +1,46 @@
+"""A model repository whose device breaks when it is told to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.kit.servers import PROJECT
+
+CODE = """
+
+_load = load
+_broken = []
+
+
+def load(*arguments):
+    loaded = _load(*arguments)
+    loaded.pipeline.parts.transformer.register_forward_pre_hook(_fail_once_broken)
+    return loaded
+
+
+def _fail_once_broken(*ignored):
+    asked = Path({order!r})
+    if asked.exists():
+        _broken.append(asked.read_text())
+        asked.unlink()
+    if _broken:
+        raise RuntimeError(_broken[0])
+"""
+
+
+class FaultyRepository:
+    """A copy of `model_repository/` in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "repository"
+        self._order = folder / "order"
+        shutil.copytree(PROJECT / "model_repository", self.path, ignore=shutil.ignore_patterns("__pycache__"))
+        loading = self.path / "qwen_image_edit/1/qwen_edit/loading/load.py"
+        loading.write_text(loading.read_text() + CODE.format(order=str(self._order)))
+
+    def break_device(self, words: str) -> None:
+        """From the next forward on every one of that process raises a RuntimeError with these words."""
+        written = self._order.with_suffix(".new")
+        written.write_text(words)
+        written.rename(self._order)

@@ -1,0 +1,165 @@
+"""The engine in this process, without Triton: metrics, a worker and replies that remember, and can be waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from qwen_edit.conditioning.preparation import Prepared
+from qwen_edit.engine import Engine
+from qwen_edit.errors import EditError
+from qwen_edit.forward.denoise import Denoising
+from qwen_edit.job import Job, Outcome, Result
+from qwen_edit.request import EditRequest
+from qwen_edit.worker import Usage, Worker
+
+GAP_SECONDS = 0.05  # between the arrivals of two edits
+
+
+@dataclass
+class Watch:
+    """Metrics that remember."""
+
+    edits: Counter[str] = field(default_factory=Counter)
+    batches: list[tuple[int, int]] = field(default_factory=list)  # (jobs, rows) of every step
+    cache_counts: tuple[int, int] = (0, 0)  # hits, misses
+    held: tuple[int, int] = (0, 0)  # waiting, running
+
+    def edit(self, outcome: str) -> None:
+        self.edits[outcome] += 1
+
+    def step(self, jobs: int, rows: int) -> None:
+        self.batches.append((jobs, rows))
+
+    def seconds(self, stage: str, seconds: float) -> None:
+        pass
+
+    def jobs(self, waiting: int, running: int) -> None:
+        self.held = waiting, running
+
+    def cache(self, hits: int, misses: int, size: int) -> None:
+        self.cache_counts = hits, misses
+
+    def gpu_peak(self, size: int) -> None:
+        pass
+
+    def heartbeat(self, unix_seconds: float) -> None:
+        pass
+
+
+class WatchedWorker:
+    """A worker that remembers what it did, and that a test can hold up or lead astray."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.prepared = 0
+        self.batches: list[list[str]] = []  # ids of the edits in every step, also in one that fails
+        self.final_latents: dict[str, npt.NDArray[np.float32]] = {}  # (tokens, channels), by the edit's id
+        self.encoded: dict[str, Callable[[Denoising], None]] = {}  # called with the state of the edit of that id
+        self.before_step: Callable[[], object] = lambda: None
+        self.before_freeing: Callable[[], object] = lambda: None
+
+    @property
+    def device(self) -> torch.device:
+        return self._worker.device
+
+    def prepare(self, request: EditRequest) -> Prepared:
+        prepared = self._worker.prepare(request)
+        self.prepared += 1
+        return prepared
+
+    def encode(self, job: Job) -> Denoising:
+        state = self._worker.encode(job)
+        if job.request.id in self.encoded:
+            self.encoded[job.request.id](state)
+        return state
+
+    def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
+        self.batches.append([job.request.id for job in jobs])
+        self.before_step()
+        self._worker.step(jobs, rows_per_forward=rows_per_forward)
+
+    def decode(self, job: Job) -> Result:
+        self.final_latents[job.request.id] = job.state.latents.cpu().numpy()
+        return self._worker.decode(job)
+
+    def free_memory(self, *, encodings: bool) -> None:
+        self.before_freeing()
+        self._worker.free_memory(encodings=encodings)
+
+    def usage(self) -> Usage:
+        return self._worker.usage()
+
+
+@dataclass
+class Answer:
+    """A reply that keeps what it was given."""
+
+    outcome_given: Outcome | None = None
+    error_given: EditError | None = None
+    answered_at: float = 0.0
+    cancel: bool = False
+    _done: threading.Event = field(default_factory=threading.Event)
+
+    def outcome(self, outcome: Outcome) -> None:
+        assert not self._done.is_set()
+        self.outcome_given = outcome
+        self._finish()
+
+    def error(self, error: EditError) -> None:
+        assert not self._done.is_set()
+        self.error_given = error
+        self._finish()
+
+    def cancelled(self) -> bool:
+        return self.cancel
+
+    def _finish(self) -> None:
+        self.answered_at = time.monotonic()
+        self._done.set()
+
+    def wait(self, seconds: float = 60.0) -> Outcome:
+        """The outcome; raises the edit's error."""
+        assert self._done.wait(seconds), "the engine never answered"
+        if self.error_given is not None:
+            raise self.error_given
+        assert self.outcome_given is not None
+        return self.outcome_given
+
+
+def run_in_segments(engine: Engine, requests: list[EditRequest], segments: int) -> tuple[list[int], list[float]]:
+    """Sends the requests 50 ms apart, each in so many segments; the order they ended in, and their latencies."""
+    ended = [0.0] * len(requests)
+    latencies = [0.0] * len(requests)
+
+    def client(number: int, request: EditRequest) -> None:
+        started = time.monotonic()
+        ended[number] = _send(engine, request, segments)
+        latencies[number] = ended[number] - started
+
+    threads = []
+    for number, request in enumerate(requests):
+        arrived = replace(request, arrival=time.time())
+        threads.append(threading.Thread(target=client, args=(number, arrived)))
+        threads[-1].start()
+        time.sleep(GAP_SECONDS)
+    for thread in threads:
+        thread.join()
+    return sorted(range(len(requests)), key=ended.__getitem__), latencies
+
+
+def _send(engine: Engine, request: EditRequest, segments: int) -> float:
+    """When the engine answered the last segment, by the monotonic clock."""
+    latents: npt.NDArray[np.float32] | None = None
+    length = request.num_inference_steps // segments
+    for start in range(0, request.num_inference_steps, length):
+        answer = Answer()
+        engine.submit(replace(request, start_step=start, stop_step=start + length, latents=latents), answer)
+        latents = answer.wait().latents
+    return answer.answered_at

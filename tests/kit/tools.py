@@ -1,0 +1,123 @@
+"""What the tests need beside the main environment: python -m tests.kit.tools
+
+Environments that do not fit into it, each in a folder of .tools/, made once, and again when what it is made of changes;
+and programs from Debian's packages, which only root can install. What cannot be installed is reported and left out, as
+its tests then say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+LISTS = Path(__file__).resolve().parents[1] / "environments"
+TOOLS = Path(__file__).resolve().parents[2] / ".tools"
+STAMP = ".installed"
+INSTALL_SECONDS = 600
+
+
+def python_environment(name: str) -> Callable[[Path], None]:
+    def install(folder: Path) -> None:
+        output(sys.executable, "-m", "venv", folder)
+        python = folder / "bin" / "python"
+        output(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", LISTS / f"{name}.txt")
+
+    return install
+
+
+def node_environment(name: str) -> Callable[[Path], None]:
+    def install(folder: Path) -> None:
+        npm = shutil.which("npm")
+        if not npm:
+            raise FileNotFoundError("npm is not installed (Node 20 or newer is needed)")
+        folder.mkdir(parents=True)
+        shutil.copy(LISTS / f"{name}.json", folder / "package.json")
+        output(npm, "install", "--prefix", folder, "--silent", "--no-package-lock", "--no-audit", "--no-fund")
+
+    return install
+
+
+# name → (what it is made of, how)
+ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
+    "litellm": (LISTS / "litellm.txt", python_environment("litellm")),
+    "schemathesis": (LISTS / "schemathesis.txt", python_environment("schemathesis")),
+    "node": (LISTS / "node.json", node_environment("node")),
+    "axe": (LISTS / "axe.json", node_environment("axe")),
+    "typescript": (LISTS / "typescript.json", node_environment("typescript")),
+}
+# Debian's package → its program
+PACKAGES = {"chromium": "chromium", "haproxy": "haproxy"}
+
+
+def output(*command: str | Path) -> None:
+    subprocess.run(
+        command, check=True, timeout=INSTALL_SECONDS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def stamp(name: str) -> str:
+    source = ENVIRONMENTS[name][0].read_bytes()
+    return hashlib.sha256(source + sys.version.encode()).hexdigest()
+
+
+def is_installed(name: str) -> bool:
+    written = TOOLS / name / STAMP
+    return written.is_file() and written.read_text() == stamp(name)
+
+
+def install(name: str) -> None:
+    folder = TOOLS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    ENVIRONMENTS[name][1](folder)
+    (folder / STAMP).write_text(stamp(name))
+
+
+def find_program(name: str) -> str | None:
+    """Daemons lie where only root's PATH leads."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+
+def missing_packages() -> list[str]:
+    return [package for package, program in PACKAGES.items() if not find_program(program)]
+
+
+def install_packages(packages: list[str]) -> None:
+    apt_get = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
+    output(*apt_get, "update")
+    output(*apt_get, "install", "--yes", "--no-install-recommends", *packages)
+
+
+def report(name: str, work: Callable[[], None]) -> None:
+    started = time.monotonic()
+    print(f"installing {name}", end=" ", flush=True)
+    try:
+        work()
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stdout", "") or "").strip().splitlines()[-5:]
+        print(f"failed: {error}", *said, sep="\n  ")
+    else:
+        print(f"took {time.monotonic() - started:.0f} s")
+
+
+def main() -> None:
+    os.environ.pop("PYTHONPATH", None)
+    for name in ENVIRONMENTS:
+        if not is_installed(name):
+            report(f"{TOOLS.name}/{name}", partial(install, name))
+    if packages := missing_packages():
+        if os.geteuid() == 0 and shutil.which("apt-get"):
+            report(" ".join(packages), partial(install_packages, packages))
+        else:
+            print(f"not installed: {', '.join(packages)}; tests that need them are left out")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Connections that are held open, and requests that are none."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from shim.guards import protocol
+from shim.limits import HEADER_BYTES
+
+SECONDS = 0.5  # each of the limits in these tests
+SLICE = 2**18
+LARGE = 2**25  # more than the sockets' buffers hold
+GET = b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def ok(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def echo(request: Request) -> Response:
+    return Response(await request.body())
+
+
+async def large(request: Request) -> Response:
+    return StreamingResponse(slices())
+
+
+async def slices() -> AsyncIterator[bytes]:
+    for _ in range(LARGE // SLICE):
+        yield bytes(SLICE)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    for name in ("HEAD_SECONDS", "LINGER_SECONDS", "STALL_SECONDS"):
+        monkeypatch.setattr(protocol, name, SECONDS)
+    routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (ok, echo, large)]
+    config = uvicorn.Config(
+        Starlette(routes=routes), http=protocol.BoundedProtocol, ws="none", log_config=None, timeout_keep_alive=2,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield listening.getsockname()[1]
+            deadline = time.monotonic() + 5
+            while server.server_state.tasks:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        yield client
+
+
+def answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    return response.status, dict(response.headers), response.read()
+
+
+def seconds_until_closed(client: socket.socket, trickle: bytes = b"") -> float:
+    """While a byte of `trickle` is sent every twentieth of a second."""
+    started = time.monotonic()
+    client.settimeout(0.05)
+    for byte in trickle or bytes(1000):
+        with contextlib.suppress(TimeoutError):
+            try:
+                if trickle:
+                    client.sendall(bytes([byte]))
+                while client.recv(2**16):
+                    pass
+            except ConnectionError:
+                pass
+            return time.monotonic() - started
+    raise AssertionError("the connection is still open")
+
+
+def test_a_connection_on_which_nothing_comes_is_closed(client: socket.socket) -> None:
+    assert SECONDS * 0.9 < seconds_until_closed(client) < SECONDS + 1
+
+
+def test_a_head_that_trickles_is_given_up(client: socket.socket) -> None:
+    assert SECONDS * 0.9 < seconds_until_closed(client, GET[:4] + b"x" * 1000) < SECONDS + 1
+
+
+def test_the_next_head_on_a_connection_has_the_same_limit(client: socket.socket) -> None:
+    client.sendall(GET)
+    assert answer(client)[0] == 200
+    assert SECONDS * 0.9 < seconds_until_closed(client, GET[:4] + b"x" * 1000) < SECONDS + 1
+
+
+def test_a_connection_in_use_is_kept(client: socket.socket) -> None:
+    for _ in range(4):
+        client.sendall(GET)
+        assert answer(client)[::2] == (200, b"ok")
+        time.sleep(SECONDS / 2)
+    client.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
+    for byte in b"slow":
+        time.sleep(SECONDS / 2)
+        client.sendall(bytes([byte]))
+    assert answer(client)[::2] == (200, b"slow")
+
+
+def test_a_connection_that_rests_is_kept_for_the_keep_alive_time(client: socket.socket) -> None:
+    client.sendall(GET)
+    assert answer(client)[0] == 200
+    assert 1.5 < seconds_until_closed(client) < 4
+
+
+def test_requests_that_are_sent_together_are_all_answered(client: socket.socket) -> None:
+    client.sendall(3 * GET)
+    with client.makefile("rb") as reader:
+        heads = [line for line in iter(reader.readline, b"") if line.startswith((b"HTTP/1.1", b"okHTTP/1.1"))]
+    assert [head.split(b" ")[1] for head in heads] == [b"200"] * 3
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 100000000", b"transfer-encoding: chunked"])
+def test_a_body_that_nobody_wants_is_not_read_for_ever(client: socket.socket, framing: bytes) -> None:
+    client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\n" + framing + b"\r\n\r\n")
+    assert answer(client)[::2] == (200, b"ok")
+    assert SECONDS * 0.9 < seconds_until_closed(client, b"1\r\nx\r\n" * 100) < SECONDS + 1
+
+
+def test_a_connection_whose_unwanted_body_has_ended_serves_again(client: socket.socket) -> None:
+    client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
+    assert answer(client)[0] == 200
+    client.sendall(b"body")
+    time.sleep(SECONDS * 1.5)
+    client.sendall(GET)
+    assert answer(client)[::2] == (200, b"ok")
+
+
+def test_an_answer_that_nobody_reads_is_given_up(client: socket.socket) -> None:
+    client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+    time.sleep(SECONDS * 2)
+    received = 0
+    with contextlib.suppress(ConnectionError):
+        while chunk := client.recv(2**16):
+            received += len(chunk)
+    assert received < LARGE
+
+
+def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> None:
+    client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    received = 0
+    while chunk := client.recv(2**20):
+        received += len(chunk)
+        time.sleep(0.02)
+    assert received > LARGE
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\0\1\2\r\n\r\n",
+        b"GET /ok HTTP/1.1\r\n\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /" + b"a" * 2 * HEADER_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2 * HEADER_BYTES,
+    ],
+    ids=[
+        "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding",
+        "damaged chunk", "long path", "long header",
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(
+    client: socket.socket, request_bytes: bytes
+) -> None:
+    with contextlib.suppress(ConnectionError):
+        client.sendall(request_bytes)
+    status, headers, body = answer(client)
+    assert (status, headers["connection"], headers["content-type"]) == (400, "close", "application/json")
+    assert headers["x-request-id"]
+    assert json.loads(body).keys() == {"error", "message"}
+    assert ("65536 bytes" in json.loads(body)["message"]) == (len(request_bytes) > HEADER_BYTES)
+
+
+def test_a_damaged_body_is_400_in_its_dialect(client: socket.socket) -> None:
+    head = b"POST /echo HTTP/1.1\r\nhost: x\r\napi-key: k\r\ntransfer-encoding: chunked\r\n\r\n"
+    client.sendall(head + b"1\r\nx\r\nzz\r\n")
+    status, _, body = answer(client)
+    assert status == 400
+    assert json.loads(body)["error"]["code"] == "INVALID_INPUT"
+
+
+def test_a_damaged_body_that_nobody_reads_is_400_once(client: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
+    assert answer(client)[0] == 400
+    assert client.recv(100) == b""
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_damage_behind_the_answer_only_closes(client: socket.socket) -> None:
+    client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    assert answer(client)[0] == 200
+    client.sendall(b"zz\r\n")
+    assert client.recv(100) == b""

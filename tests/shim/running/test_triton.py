@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from qwen_edit.request import MAX_PREVIEW_SIDE
+from starlette.datastructures import UploadFile
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
+from shim.reading.edit import edit_of
+from shim.reading.uploads import Part
+from shim.running.faults import Interrupted, Unreached
+from shim.running.segments import Outcome, Segment
+from shim.running.triton import PREVIEW_SIDE, body_of, model_error, outcome, refusal
+from shim.settings import Settings
+
+FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
+
+
+def test_previews_are_as_large_as_the_model_makes_them() -> None:
+    assert PREVIEW_SIDE == MAX_PREVIEW_SIDE
+
+
+@pytest.mark.parametrize("prefix", ["", "in ensemble 'edits', ", "[StatusCode.INTERNAL] ", "error:"])
+@pytest.mark.parametrize(
+    ("message", "kind", "param", "told"),
+    [
+        ("invalid: size: 63x64, at least 64", InvalidInput, "size", "size: 63x64, at least 64"),
+        ("invalid: num_inference_steps: 900", InvalidInput, "steps", "steps: 900"),
+        ("invalid: image: not a picture", InvalidInput, "images", "images: not a picture"),
+        ("invalid: latents: shape", InvalidInput, None, "latents: shape"),
+        ("invalid: two\nlines", InvalidInput, None, "two\nlines"),
+        ("failed: out of memory", GenerationError, None, "Image generation failed: out of memory"),
+        ("cancelled: by the client", GenerationError, None, "Image generation failed: by the client"),
+        ("queue_full: 64 jobs", QueueFull, None, "The server has all the work that it can hold; try again later"),
+    ],
+)
+def test_the_error_word_decides(prefix: str, message: str, kind: type[ShimError], param: str | None, told: str) -> None:
+    error = model_error(prefix + message, FIELDS)
+    assert type(error) is kind
+    assert (error.param, error.message) == (param, told)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "Request for unknown model: 'qwen_image_edit' is not found",
+        "Failed to process the request(s) for model 'qwen_image_edit', message: Stub process is not healthy.",
+        "request failed",
+        "prefailed: x",
+    ],
+)
+def test_a_message_without_a_word_is_the_machinerys(message: str) -> None:
+    assert model_error(message, FIELDS) is None
+
+
+def test_a_long_message_is_cut() -> None:
+    error = model_error("failed: " + "x" * 10_000, FIELDS)
+    assert isinstance(error, GenerationError)
+    assert len(error.message) < 600
+
+
+NUMBERS = {
+    "start_step": "<i4",
+    "stop_step": "<i4",
+    "num_inference_steps": "<i4",
+    "true_cfg_scale": "<f4",
+    "seed": "<i8",
+    "arrival": "<f8",
+}
+
+
+def upload(data: bytes) -> UploadFile:
+    return UploadFile(io.BytesIO(data), size=len(data), filename="a.png")
+
+
+PLAIN: list[Part] = [("prompt", "p"), ("image", upload(b"x"))]
+
+
+def segment_of(parts: list[Part]) -> Segment:
+    """The first job's first segment."""
+    edit = edit_of(parts, "openai", Settings())
+    return Segment(edit.jobs()[0], 1.5, edit.steps, edit.true_cfg_scale)
+
+
+async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
+    """Inputs as they travel: datatype, shape and bytes by name."""
+    made = body_of(segment, "request-0")
+    body, header_length = b"".join([bytes(chunk) async for chunk in made.chunks()]), len(made.header)
+    assert len(body) == made.length
+    header: dict[str, Any] = json.loads(body[:header_length])
+    assert header["id"] == "request-0"
+    assert header["parameters"] == {"binary_data_output": True}
+    sent, start = {}, header_length
+    for tensor in header["inputs"]:
+        end = start + tensor["parameters"]["binary_data_size"]
+        sent[tensor["name"]] = tensor["datatype"], tensor["shape"], body[start:end]
+        start = end
+    assert start == len(body)
+    return sent
+
+
+async def test_what_the_client_left_out_is_not_sent() -> None:
+    assert set(await tensors(segment_of(PLAIN))) == {"image", "prompt", "seed", "arrival"}
+
+
+async def test_a_picture_larger_than_a_chunk_is_sent_whole() -> None:
+    picture = bytes(range(256)) * 3000
+    sent = await tensors(segment_of([("prompt", "p"), ("image", upload(picture))]))
+    assert list(deserialize_bytes_tensor(sent["image"][2])) == [picture]
+
+
+async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
+    latents = np.arange(6, dtype=np.float32).reshape(3, 2)
+    first = replace(segment_of(PLAIN), stop=1, preview=True)
+    told = Outcome(1, 30, 4.5, first.job.seed, {}, None, latents, None)
+    sent = await tensors(replace(first.following(told), stop=11, preview=False))
+    assert sent["latents"] == ("FP32", [1, 3, 2], latents.tobytes())
+    assert {name: np.frombuffer(sent[name][2], dtype).tolist() for name, dtype in NUMBERS.items()} == {
+        "start_step": [1],
+        "stop_step": [11],
+        "num_inference_steps": [30],
+        "true_cfg_scale": [4.5],
+        "seed": [first.job.seed],
+        "arrival": [1.5],
+    }
+    assert "preview" not in sent
+    assert (await tensors(first))["preview"][2] == (1024).to_bytes(4, "little")
+
+
+PAGE = b"<html><title>503</title>The request failed: no server is available. queue_full: no</html>"
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 502, 503])
+@pytest.mark.parametrize("content", [PAGE, b"", b'{"error": "Stub process is not healthy."}', b"[]", b'{"message": 1}'])
+def test_what_is_not_the_models_word_is_an_interruption(status: int, content: bytes) -> None:
+    assert isinstance(refusal(status, content, segment_of(PLAIN).job), Interrupted)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "reached"),
+    [
+        (500, b'{"error": "Stub process is not healthy."}', True),
+        (400, b"", True),
+        (502, PAGE, False),
+        (503, PAGE, False),
+        (503, b'{"error": "draining: the server is stopping"}', False),
+    ],
+)
+def test_a_gateways_answer_and_a_draining_servers_say_that_nobody_took_the_call(
+    status: int, content: bytes, reached: bool
+) -> None:
+    fault = refusal(status, content, segment_of(PLAIN).job)
+    assert isinstance(fault, Interrupted)
+    assert isinstance(fault, Unreached) != reached
+
+
+@pytest.mark.parametrize(
+    ("message", "retry_after"),
+    [
+        ("queue_full: 8 edits are waiting or running, at most 8 are taken: retry in 17 s", "17"),
+        ("queue_full: 8 edits", None),
+        ("queue_full: retry in 170 s", None),
+    ],
+)
+def test_a_refusal_tells_when_to_try_again(message: str, retry_after: str | None) -> None:
+    error = model_error(message, FIELDS)
+    assert isinstance(error, QueueFull)
+    assert error.headers.get("retry-after") == retry_after
+
+
+def answered(**outputs: object) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of an answer with these tensors."""
+    described, data = [], b""
+    for name, value in outputs.items():
+        array = np.asarray(value)[None]
+        kind = {"i": "INT32", "f": "FP32", "u": "UINT8", "O": "BYTES"}[array.dtype.kind]
+        raw = serialize_byte_tensor(array).item() if kind == "BYTES" else array.tobytes()
+        described.append(
+            {"name": name, "datatype": kind, "shape": array.shape, "parameters": {"binary_data_size": len(raw)}}
+        )
+        data += raw
+    header = json.dumps({"outputs": described}).encode()
+    return header + data, {"Inference-Header-Content-Length": str(len(header))}
+
+
+LATENTS = np.zeros((3, 2), np.float32)
+COMMON = {
+    "step": np.array([1], np.int32),
+    "num_inference_steps": np.array([2], np.int32),
+    "true_cfg_scale": np.array([1], np.float32),
+    "seed": np.array([7], np.int32),
+    "timings": np.array([b"{}"], np.object_),
+}
+
+
+def test_an_answer_is_read() -> None:
+    body, headers = answered(**COMMON, latents=LATENTS, preview_image=np.zeros((4, 5, 3), np.uint8))
+    answer = outcome(body, headers, segment_of(PLAIN))
+    assert (answer.step, answer.steps, answer.true_cfg_scale, answer.seed, answer.timings) == (1, 2, 1.0, 7, {})
+    assert answer.image is None
+    assert answer.latents is not None
+    assert answer.latents.shape == (3, 2)
+    assert answer.preview is not None
+    assert answer.preview.shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (PAGE, {}),
+        (PAGE, {"Inference-Header-Content-Length": "10"}),
+        (b"", {"Inference-Header-Content-Length": "x"}),
+        answered(**COMMON),
+        answered(latents=LATENTS),
+        answered(**{**COMMON, "step": np.array([0], np.int32)}, latents=LATENTS),
+        answered(**{**COMMON, "step": np.array([2], np.int32)}, latents=LATENTS),
+        (answered(**COMMON, latents=LATENTS)[0][:-1], answered(**COMMON, latents=LATENTS)[1]),
+    ],
+    ids=["no header", "page", "bad header", "no latents", "no step", "no progress", "no image", "cut off"],
+)
+def test_an_answer_that_is_not_the_models_is_an_interruption(body: bytes, headers: dict[str, str]) -> None:
+    with pytest.raises(Interrupted):
+        outcome(body, headers, segment_of(PLAIN))
+
+
+async def test_a_full_edit_is_sent_as_the_tensor_contract_says() -> None:
+    texts = {
+        "prompt": "雪",
+        "negative_prompt": " ",
+        "size": "64x128",
+        "steps": "8",
+        "cfg": "1.5",
+        "seed": str(2**63 - 1),
+    }
+    pictures = [("image[]", upload(b"first\0")), ("image[]", upload(b"second")), ("mask", upload(b"mask"))]
+    sent = await tensors(segment_of([*texts.items(), *pictures]))
+    assert sent.pop("arrival")[:2] == ("FP64", [1, 1])
+    assert {name: tensor[:2] for name, tensor in sent.items()} == {
+        "image": ("BYTES", [1, 2]),
+        "prompt": ("BYTES", [1, 1]),
+        "negative_prompt": ("BYTES", [1, 1]),
+        "mask": ("BYTES", [1, 1]),
+        "size": ("INT32", [1, 2]),
+        "num_inference_steps": ("INT32", [1, 1]),
+        "true_cfg_scale": ("FP32", [1, 1]),
+        "seed": ("INT64", [1, 1]),
+    }
+    assert list(deserialize_bytes_tensor(sent["image"][2])) == [b"first\0", b"second"]
+    assert list(deserialize_bytes_tensor(sent["prompt"][2])) == ["雪".encode()]
+    assert list(deserialize_bytes_tensor(sent["negative_prompt"][2])) == [b" "]
+    assert sent["size"][2] == (64).to_bytes(4, "little") + (128).to_bytes(4, "little")
+    assert sent["seed"][2] == (2**63 - 1).to_bytes(8, "little")

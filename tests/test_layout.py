@@ -1,0 +1,116 @@
+"""The walls of docs/architecture.md: who may import whom, and what each file may hold."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+ENGINE = "model_repository/qwen_image_edit/1/qwen_edit"
+PARTS = {"shim": "shim", "standalone": "standalone", "checkpoints": "checkpoints", "qwen_edit": ENGINE}
+# What each part never knows. The launcher checks the shim's settings, and so may import these alone.
+NEVER = {
+    "shim": {"torch", "diffusers", "transformers", "qwen_edit", "standalone", "checkpoints", "benchmarks", "tests"},
+    "standalone": {"torch", "diffusers", "transformers", "checkpoints", "benchmarks", "tests", "starlette"},
+    "qwen_edit": {"shim", "standalone", "checkpoints", "benchmarks", "tests", "triton_python_backend_utils"},
+    "checkpoints": {"shim", "standalone", "benchmarks", "tests"},
+}
+MAX_ENTRIES = {"shim": 20, "qwen_edit": 22}
+MAX_LINES = 300
+KNOWS_DIFFUSERS = f"{ENGINE}/pipeline.py"
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return [path for name in listed.stdout.splitlines() if (path := PROJECT / name).exists()]
+
+
+def files(part: str) -> list[Path]:
+    return tracked(f"{PARTS[part]}/**.py", f"{PARTS[part]}/*.py")
+
+
+def imported(path: Path) -> set[str]:
+    """Whole names of what a file imports; a name taken from a module counts as the module's and as its own."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def room(part: str, path: Path) -> str:
+    """The file or sub-package directly under the part's folder."""
+    return path.relative_to(PROJECT / PARTS[part]).parts[0].removesuffix(".py")
+
+
+def arrows(part: str) -> dict[str, set[str]]:
+    rooms = {room(part, path) for path in files(part)}
+    found: dict[str, set[str]] = {name: set() for name in rooms}
+    for path in files(part):
+        targets = {name.split(".")[1] for name in imported(path) if name.startswith(f"{part}.")}
+        found[room(part, path)] |= targets & rooms - {room(part, path)}
+    return found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_rooms_of_a_part_import_each_other_in_a_circle(part: str) -> None:
+    graphlib.TopologicalSorter(arrows(part)).prepare()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_part_imports_what_it_must_never_know(part: str) -> None:
+    known = {(path.name, name) for path in files(part) for name in imported(path)}
+    assert not {(file, name) for file, name in known if name.split(".")[0] in NEVER[part]}
+
+
+def test_only_the_triton_model_imports_tritons_python_api() -> None:
+    users = [path for path in tracked("*.py") if "triton_python_backend_utils" in imported(path)]
+    assert [path.name for path in users] == ["model.py"]
+
+
+def test_nothing_imports_benchmarks_but_themselves_and_their_test() -> None:
+    users = {path for path in tracked("*.py") if any(name.split(".")[0] == "benchmarks" for name in imported(path))}
+    assert {path.parent.name for path in users} <= {"benchmarks", "tests"}
+    assert {path.name for path in users if path.parent.name == "tests"} <= {"test_gpu_benchmark.py"}
+
+
+@pytest.mark.parametrize("part", MAX_ENTRIES)
+def test_a_folder_can_be_taken_in_at_a_glance(part: str) -> None:
+    entries = {path.relative_to(PROJECT / PARTS[part]).parts[0] for path in tracked(f"{PARTS[part]}/**", PARTS[part])}
+    assert len(entries) <= MAX_ENTRIES[part], sorted(entries)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_package_says_what_it_is_and_holds_nothing_else(part: str) -> None:
+    for path in files(part):
+        if path.name == "__init__.py":
+            body = ast.parse(path.read_text()).body
+            assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), path
+
+
+def test_no_product_file_is_long() -> None:
+    product = [path for part in PARTS for path in files(part)]
+    product += tracked(f"{ENGINE}/../model.py", "shim/static/*.js", "shim/static/*.css", "shim/static/*.html")
+    assert not {path.name: lines for path in product if (lines := len(path.read_text().splitlines())) > MAX_LINES}
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """`thing._name` where the thing is not the object itself or one of its class's own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = node.value
+            if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+                yield f"{path.relative_to(PROJECT)}:{node.lineno} {ast.unparse(node)}"
+
+
+def test_no_file_reaches_for_the_private_names_of_another() -> None:
+    """diffusers keeps half of what the engine needs behind an underscore: one file knows it."""
+    reached = [name for path in tracked("*.py") for name in private_names(path)]
+    assert [name for name in reached if not name.startswith(KNOWS_DIFFUSERS)] == []

@@ -1,0 +1,63 @@
+"""Limits that the shim and the model share: neither imports the other, so each says them; here they are compared."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from qwen_edit import request, settings
+from qwen_edit.pictures import images, masks
+
+from shim import context, limits
+from shim.app import EDIT_PATHS
+from shim.openapi import describe
+from shim.reading.pictures import FORMATS
+from shim.settings import Settings
+from tests.kit.servers import PROJECT
+
+MODEL = settings.Settings.from_environment({}).limits
+SHIM = Settings.from_environment({})
+DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
+
+
+@pytest.mark.parametrize(
+    ("shim", "model"),
+    [
+        (limits.MAX_PROMPT_CHARS, request.MAX_PROMPT_CHARACTERS),
+        (limits.MIN_SIDE, request.MIN_SIDE),
+        (limits.MAX_ASPECT, request.MAX_ASPECT),
+        (limits.MAX_CFG_SCALE, request.MAX_TRUE_CFG_SCALE),
+        (limits.MAX_SEED, settings.MAX_SEED),
+        (FORMATS, images.FORMATS),
+        (SHIM.max_input_pixels, MODEL.input_pixels),
+        (SHIM.max_references, MODEL.references),
+        (SHIM.max_side, MODEL.side),
+        (SHIM.max_pixels, MODEL.pixels),
+        (SHIM.max_steps, MODEL.steps),
+    ],
+    ids=[
+        *("characters of a prompt", "shortest side", "aspect ratio", "guidance", "largest seed", "formats"),
+        *("input pixels", "references", "longest side", "output pixels", "steps"),
+    ],
+)
+def test_a_limit_is_the_same_in_the_shim_and_in_the_model(shim: object, model: object) -> None:
+    assert shim == model
+
+
+def test_the_fewest_steps_that_the_shim_publishes_are_the_models() -> None:
+    published = re.findall(r'"num_inference_steps": \{[^{}]*"minimum": (\d+)', DESCRIPTION)
+    assert published
+    assert {int(steps) for steps in published} == {request.MIN_STEPS}
+
+
+def test_a_request_id_that_the_shim_takes_is_one_that_the_model_logs_whole() -> None:
+    assert context.REQUEST_ID.fullmatch("x" * request.MAX_REQUEST_ID)
+    assert not context.REQUEST_ID.fullmatch("x" * (request.MAX_REQUEST_ID + 1))
+
+
+def test_the_page_and_the_description_of_a_mask_say_the_models_threshold() -> None:
+    counted = re.findall(r"data\[at\] >= (\d+)", (PROJECT / "shim" / "static" / "strokes.js").read_text())
+    said = re.findall(r"alpha is below (\d+)", DESCRIPTION)
+    assert [int(threshold) for threshold in counted] == [masks.THRESHOLD]
+    assert {int(threshold) for threshold in said} == {masks.THRESHOLD}
