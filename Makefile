@@ -45,7 +45,7 @@ docs: $(VENV)/.serve  ## write .env.example and the tables of docs/ from the cod
 	$(VENV)/bin/python -m docs.generate
 
 demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
-	$(VENV)/bin/python -m checkpoints.demo
+	PYTHONPATH=model_repository/qwen_image_edit/1 $(VENV)/bin/python -m checkpoints.demo
 
 clean:  ## remove everything that make installed or wrote
 	rm -rf $(VENV) .triton .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

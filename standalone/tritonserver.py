@@ -117,12 +117,12 @@ def find() -> TritonServer:
     installed = shutil.which("tritonserver")
     if installed:
         return TritonServer(binary=Path(installed), backends=None, library_path=())
-    _refuse_unsupported(platform.system(), platform.machine(), bool(sysconfig.get_config_var("Py_ENABLE_SHARED")))
+    refuse_unsupported(platform.system(), platform.machine(), bool(sysconfig.get_config_var("Py_ENABLE_SHARED")))
     if not UNPACKED.is_dir():
         _unpack()
     return TritonServer(
         binary=UNPACKED / "pytriton/tritonserver/bin/tritonserver",
-        backends=_python_backend(),
+        backends=python_backend(),
         # The interpreter's own libpython must come first: with another one the stub dies on a missing symbol.
         library_path=(sysconfig.get_config_var("LIBDIR"), str(UNPACKED / "nvidia_pytriton.libs")),
     )
@@ -156,7 +156,7 @@ def _entries(path: str | None) -> list[str]:
     return [entry for entry in (path or "").split(os.pathsep) if entry]
 
 
-def _refuse_unsupported(system: str, machine: str, shared_libpython: bool) -> None:
+def refuse_unsupported(system: str, machine: str, shared_libpython: bool) -> None:
     if (system, machine) != ("Linux", "x86_64"):
         raise LaunchError(
             f"no tritonserver on PATH, and the wheel that carries one runs on Linux x86-64 only, not on {system} "
@@ -183,7 +183,7 @@ def _unpack() -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _python_backend() -> Path:
+def python_backend() -> Path:
     """A backend directory that holds the Python backend with the stub of this interpreter's version."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     server = UNPACKED / "pytriton/tritonserver"

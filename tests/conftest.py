@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Never
 
+import hypothesis
 import pytest
 
 from tests.kit import tools
@@ -15,6 +16,10 @@ from tests.kit.servers import Server, serve
 # Read when torch is imported, and the only setting that holds for every thread: two OpenMP threads on two cores that
 # other processes use too are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long one example takes is this machine's affair, and no test's.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 DATA = Path(__file__).parent / "data"
 

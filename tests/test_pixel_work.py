@@ -122,7 +122,7 @@ def test_blank_tiles_may_be_shared() -> None:
     st.tuples(st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1)),
     st.sampled_from([1, 3]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_let_through_is_at_most_twice_its_pixels_and_a_tile(
     size: tuple[int, int], tile: tuple[int, int], planes: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""Run: make demo-checkpoint, or python -m checkpoints.demo [FOLDER]"""
+"""Run: make demo-checkpoint"""
 
 import argparse
 import logging

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from qwen_edit.pipeline import zeros_around
 
 
 @contextlib.contextmanager
@@ -24,8 +25,8 @@ def single_frame() -> Iterator[None]:
 
 def _forward(convolution: Any, x: torch.Tensor, cache_x: None = None) -> torch.Tensor:
     # In front of the first frame is zero padding: only the kernel's last slice meets a picture.
-    padding = (convolution._padding[2], convolution._padding[0])
     kernel = convolution.weight[:, :, -1]
+    padding = zeros_around(convolution)
     return F.conv2d(x[:, :, 0], kernel, convolution.bias, convolution.stride[1:], padding).unsqueeze(2)
 
 

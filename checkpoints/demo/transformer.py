@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from qwen_edit.pipeline import packed
 
 from checkpoints.demo.autoencoder import as_frames
 from checkpoints.demo.copying import start_with_copying
@@ -187,13 +188,6 @@ class Examples:
         """(B, H, W, 3) in 0..1 → normalised and packed (B, tokens, 64), from the coefficients that the encoder gives"""
         latents = torch.nn.functional.conv2d(as_frames(pictures)[:, :, 0], self._coefficients, stride=BLOCK)
         return packed((latents - self._mean) / self._std)
-
-
-def packed(latents: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) → (B, h / 2 × w / 2, 4 C), as the pipelines pack them."""
-    batch, channels, height, width = latents.shape
-    blocks = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return blocks.reshape(batch, height // 2 * (width // 2), channels * 4)
 
 
 def framed(picture: Picture, output: Cells) -> Picture:

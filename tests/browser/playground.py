@@ -46,19 +46,19 @@ class Playground:
     async def open(cls, context: BrowserContext, url: str) -> Playground:
         page = await context.new_page()
         playground = cls(page, url)
-        page.on("console", playground._note_message)
+        page.on("console", playground.note_message)
         page.on("pageerror", lambda error: playground.problems.append(f"exception: {error}"))
         page.on("dialog", lambda dialog: playground.problems.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: playground._note_request(request.url))
+        page.on("request", lambda request: playground.note_request(request.url))
         await page.goto(url)
         await page.wait_for_selector("#model:not([hidden]), #key-section:not([hidden])")  # it knows its server
         return playground
 
-    def _note_message(self, message: ConsoleMessage) -> None:
+    def note_message(self, message: ConsoleMessage) -> None:
         if message.type in ("warning", "error"):
             self.problems.append(f"{message.type}: {message.text}")
 
-    def _note_request(self, url: str) -> None:
+    def note_request(self, url: str) -> None:
         if not url.startswith((self.url, "blob:", "data:")):
             self.problems.append(f"request: {url}")
 

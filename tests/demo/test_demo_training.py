@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline, QwenImageTransformer2DModel
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from checkpoints.demo import cosines, transformer
 from checkpoints.demo.autoencoder import CONFIG, as_frames, decode, encode
@@ -54,12 +54,6 @@ def test_the_encoder_gives_the_coefficients_that_the_transformer_is_trained_on(
     expected = torch.nn.functional.conv2d(frames[:, :, 0], cosines.coefficients(), stride=cosines.BLOCK)
     real = vae.encode(frames).latent_dist.mode()[:, :, 0]
     assert (real - expected).abs().max() <= 0.01 * expected.std()
-
-
-def test_latents_are_packed_as_the_pipelines_do() -> None:
-    latents = torch.arange(2 * 16 * 4 * 6.0).view(2, 16, 4, 6)
-    theirs = QwenImageEditPlusPipeline._pack_latents(latents, 2, 16, 4, 6)
-    assert torch.equal(transformer.packed(latents), theirs)
 
 
 @pytest.mark.parametrize("output", [(4, 3), (2, 5), (3, 2)], ids=str)

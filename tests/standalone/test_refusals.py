@@ -15,7 +15,7 @@ import pytest
 from standalone import tritonserver
 from standalone.errors import LaunchError
 from standalone.settings import Settings
-from standalone.tritonserver import MODEL_NAME, _refuse_unsupported, config_name, model_is_loaded
+from standalone.tritonserver import MODEL_NAME, config_name, model_is_loaded, refuse_unsupported
 from tests.kit.servers import PORTS, PROJECT, environment, free_ports
 
 KEY = "a-secret-of-the-launcher"
@@ -188,13 +188,13 @@ def test_a_model_is_waited_for_until_it_is_ready(state: str, loaded: bool) -> No
 )
 def test_a_platform_that_the_wheel_does_not_know_is_refused(system: str, machine: str) -> None:
     with pytest.raises(LaunchError, match=rf"Linux x86-64 only, not on {system} {machine}: use the Docker images"):
-        _refuse_unsupported(system, machine, shared_libpython=True)
+        refuse_unsupported(system, machine, shared_libpython=True)
 
 
 def test_a_python_without_a_shared_libpython_is_refused() -> None:
     with pytest.raises(LaunchError, match=r"has no shared libpython.*: use a Python built with --enable-shared"):
-        _refuse_unsupported("Linux", "x86_64", shared_libpython=False)
-    _refuse_unsupported("Linux", "x86_64", shared_libpython=True)
+        refuse_unsupported("Linux", "x86_64", shared_libpython=False)
+    refuse_unsupported("Linux", "x86_64", shared_libpython=True)
 
 
 def test_a_python_version_without_a_stub_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_python_version_without_a_stub_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tritonserver, "UNPACKED", tmp_path)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     with pytest.raises(LaunchError, match=rf"no Python-backend stub for Python {here}, only for 3\.8, 3\.9, 3\.10$"):
-        tritonserver._python_backend()
+        tritonserver.python_backend()
 
 
 @pytest.mark.parametrize(

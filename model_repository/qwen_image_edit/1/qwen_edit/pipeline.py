@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from diffusers import QwenImageEditPlusPipeline
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from PIL import Image
 
@@ -100,9 +101,7 @@ class Pipeline:
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """(1, C, h, w) or (1, C, 1, h, w) → (tokens, 4 C)"""
-        channels, height, width = latents.shape[1], *latents.shape[-2:]
-        packed: torch.Tensor = self.parts._pack_latents(latents, 1, channels, height, width)
-        return packed[0]
+        return packed(latents)[0]
 
     def unpack(self, tokens: torch.Tensor, size: Size) -> torch.Tensor:
         """(tokens, 4 C) of a picture of `size` → (1, C, 1, h, w)"""
@@ -175,3 +174,16 @@ class AttentionProcessor:
             queries, keys, values, attn_mask=mask, backend=self._attention_backend
         )
         return attended
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) or (B, C, 1, h, w) → (B, tokens, 4 C), as all families' pipelines pack them"""
+    batch, channels, height, width = *latents.shape[:2], *latents.shape[-2:]
+    tokens: torch.Tensor = QwenImageEditPlusPipeline._pack_latents(latents, batch, channels, height, width)
+    return tokens
+
+
+def zeros_around(convolution: Any) -> tuple[int, int]:
+    """Rows above and below, and columns at both sides, that a causal convolution of the VAE pads a picture with."""
+    columns, _, rows, *_ = convolution._padding
+    return rows, columns
