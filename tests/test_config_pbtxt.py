@@ -15,6 +15,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "model_repository" / "qwen_image_edit"
+SHIM = ROOT / "shim" / "running" / "triton.py"
 CONFIGS = {"config.pbtxt": "KIND_GPU", "configs/balanced.pbtxt": "KIND_MODEL", "configs/cpu.pbtxt": "KIND_CPU"}
 TYPES_OF_KIND = {"O": {"TYPE_STRING"}, "i": {"TYPE_INT32", "TYPE_INT64"}, "f": {"TYPE_FP32", "TYPE_FP64"}}
 
@@ -79,9 +80,9 @@ def made_type(node: ast.expr) -> str:
 def sent_inputs() -> list[tuple[str, str]]:
     """(name, Triton type) of every tensor that the shim sends."""
     found = [
-        (text_of(arguments[0]), "BYTES" if function == "_bytes" else text_of(arguments[1]))
-        for function, arguments in calls(ROOT / "shim" / "triton.py")
-        if function in ("_bytes", "_numbers") or (function == "Tensor" and isinstance(arguments[0], ast.Constant))
+        (text_of(arguments[0]), "BYTES" if function == "byte_strings" else text_of(arguments[1]))
+        for function, arguments in calls(SHIM)
+        if function in ("byte_strings", "numbers") or (function == "Tensor" and isinstance(arguments[0], ast.Constant))
     ]
     assert all(name and kind for name, kind in found), f"a tensor's name or type cannot be read from the code: {found}"
     return found
@@ -165,7 +166,9 @@ def test_the_shim_sends_declared_inputs_with_the_declared_types(config: ModelCon
 
 
 def test_the_shim_reads_declared_outputs(config: ModelConfig) -> None:
-    read_outputs = {text_of(arguments[0]) for name, arguments in calls(ROOT / "shim" / "triton.py") if name == "tensor"}
+    nodes = ast.walk(ast.parse(SHIM.read_text("utf-8")))
+    reading = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "tensors.get"]
+    read_outputs = {text_of(call.args[0]) for call in reading}
 
     assert read_outputs
     assert read_outputs <= {tensor.name for tensor in config.output}
