@@ -116,10 +116,11 @@ class Engine:
         while self._is_open():
             try:
                 self._report()
-                if self._await_work():
+                if self._take():
                     self._report()  # what comes now can take longer than a heartbeat
                 self._drop_cancelled()
-                self._tick()
+                for job in self._step():
+                    self._finish(job)
             except Exception as error:
                 if is_device_error(error):
                     self._end_unanswered(error)
@@ -147,7 +148,7 @@ class Engine:
         self._metrics.cache(usage.cache_hits, usage.cache_misses, usage.cache_bytes)
         self._metrics.gpu_peak(usage.gpu_peak_bytes)
 
-    def _await_work(self) -> bool:
+    def _take(self) -> bool:
         """Takes over what has been prepared; waits for it, a heartbeat long, where there is nothing else to do.
 
         Whether it has waited for it.
@@ -169,14 +170,13 @@ class Engine:
             if (everybody or job.phase is Phase.RUNNING) and job.reply.cancelled():
                 self._finish_with_error(job, Cancelled("the client cancelled this edit"))
 
-    def _tick(self) -> None:
-        """One step for the next batch, and the answers of those that are done."""
+    def _step(self) -> list[Job]:
+        """One step for the next batch: those whose run is done."""
         batch = [job for job in next_batch(self._prepared, self._stepper.budget) if self._encoded(job)]
         if not batch:
-            return
-        for job in self._clock.run(lambda: self._stepper.step(batch)):
-            if job.state.step >= job.request.stop_step:
-                self._finish(job)
+            return []
+        moved = self._clock.run(lambda: self._stepper.step(batch))
+        return [job for job in moved if job.state.step >= job.request.stop_step]
 
     def _encoded(self, job: Job) -> bool:
         """Encodes a waiting job; False where that failed and was answered."""

@@ -1,0 +1,27 @@
+"""A job from phase to phase, and what it holds in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from qwen_edit.job import Job, Phase
+
+from tests.kit.engines import edit, engine_on, load_pipeline
+from tests.kit.in_process import Answer
+
+
+def test_a_job_that_runs_holds_its_pictures_no_more(
+    checkpoint: Callable[[str], Path], photo: Callable[[str], bytes]
+) -> None:
+    job = Job(edit(photo("cat"), num_inference_steps=4), Answer(), 1)
+    with engine_on(load_pipeline(checkpoint("plus"))) as engine, torch.inference_mode():
+        worker = engine.worker
+        assert (job.phase, job.steps_left) == (Phase.PREPARING, 4)
+        job.queue(worker.prepare(job.request))
+        assert (job.phase, len(job.prepared.references), len(job.request.images)) == (Phase.WAITING, 1, 1)
+        job.start(worker.encode(job))
+        assert (job.phase, job.prepared.references, job.request.images) == (Phase.RUNNING, (), ())
+        worker.step([job])
+        assert (job.steps_left, job.finished) == (3, False)
