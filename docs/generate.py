@@ -49,8 +49,11 @@ def sections() -> dict[str, list[Setting[Any]]]:
 
 
 def of_docker_compose() -> Setting[str]:
-    says = "The machine's address on which the shim's `PORT` is published. 127.0.0.1: only this machine can reach it."
-    return Setting("HOST_ADDRESS", text, "0.0.0.0", says, computed=False)
+    says = (
+        "The machine's address on which the shim's `PORT` is published. 0.0.0.0: to all, past most firewalls, as "
+        "Docker's rules come first; set `API_KEY` then."
+    )
+    return Setting("HOST_ADDRESS", text, "127.0.0.1", says, computed=False)
 
 
 def default_of(setting: Setting[Any]) -> str:

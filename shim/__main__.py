@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
 
 from shim.app import create_app
+from shim.guards.forwarded import TrustedProxies
 from shim.guards.protocol import BoundedProtocol
 from shim.limits import HEADER_BYTES
-from shim.log import configure_logging
+from shim.log import configure_logging, logger
 from shim.running.drain import Drain
 from shim.settings import Settings
 from shim.settings_grammar import SettingsError
 
 KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
 CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over
+
+OPEN = "HOST=%s without API_KEY: everybody who reaches port %d may edit. Set API_KEY, or let only this machine reach it"
 
 
 class DrainingServer(uvicorn.Server):
@@ -44,9 +48,13 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     configure_logging(settings)
+    if settings.is_open:
+        logger.warning(OPEN, settings.host, settings.port)
     drain = Drain(settings.drain_seconds)
+    app: Callable[..., Awaitable[None]] = create_app(settings, drain)
     config = uvicorn.Config(
-        create_app(settings, drain),
+        app,
+        proxy_headers=False,
         host=settings.host,
         port=settings.port,
         http=BoundedProtocol,
@@ -58,6 +66,7 @@ def main() -> int:
         timeout_graceful_shutdown=CLOSE_SECONDS,
         h11_max_incomplete_event_size=HEADER_BYTES,
     )
+    config.app = TrustedProxies(app, config.forwarded_allow_ips)
     DrainingServer(config, drain).run()
     return 0
 

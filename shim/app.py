@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,6 +26,7 @@ from shim.guards.cors import cors
 from shim.guards.deadline import BodyDeadline
 from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
+from shim.guards.origin import SameOrigin
 from shim.health import health, ready
 from shim.metrics import Metrics
 from shim.openapi import describe
@@ -66,6 +68,8 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         Middleware(RequestContext, metrics=metrics),
         *cors(settings.cors_origins),
         Middleware(InternalErrors),
+        Middleware(ExceptionMiddleware, handlers={ShimError: answer_error}),
+        Middleware(SameOrigin, settings=settings),
         Middleware(BodyDeadline, seconds=settings.body_timeout_seconds),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
     ]

@@ -3,6 +3,7 @@
 ShimError
 ├── InvalidInput         a field or the body is not what the contract allows
 ├── Unauthorized
+├── Forbidden            a foreign web page, or a host name that is not the server's
 ├── NotFound
 ├── MethodNotAllowed
 ├── BodyTimeout          the body came too slowly
@@ -40,6 +41,9 @@ class InvalidInput(ShimError): ...
 
 
 class Unauthorized(ShimError): ...
+
+
+class Forbidden(ShimError): ...
 
 
 class NotFound(ShimError): ...
@@ -89,6 +93,7 @@ ANSWERS: dict[type[ShimError], Answer] = {
         "authentication_error",
         {"www-authenticate": 'Basic realm="image-edit", charset="UTF-8"'},
     ),
+    Forbidden: Answer(403, "FORBIDDEN", "permission_error"),
     NotFound: Answer(404, "NOT_FOUND", "not_found_error"),
     MethodNotAllowed: Answer(405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
     BodyTimeout: Answer(408, "BODY_TIMEOUT", "invalid_request_error", {"x-should-retry": "false"}),

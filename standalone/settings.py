@@ -54,6 +54,12 @@ class Settings:
         "The key that clients have to send, as Bearer, Basic or `api-key` header. Empty: no authentication.",
         secret=True,
     )
+    allow_no_auth: bool = setting(
+        "ALLOW_NO_AUTH",
+        boolean,
+        False,
+        "true: `make serve` starts without `API_KEY` although `HOST` is not 127.0.0.1, ::1 or localhost.",
+    )
     log_level: str = setting(
         "LOG_LEVEL",
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),

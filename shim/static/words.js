@@ -143,6 +143,7 @@ export const WORDS = /** @type {const} */ ({
 
   "failure": ["The edit failed", "编辑失败"],
   "failure.BODY_TIMEOUT": ["The pictures came too slowly", "图片上传太慢"],
+  "failure.FORBIDDEN": ["The server takes no edits from this address", "服务器不接受来自此地址的编辑"],
   "failure.GENERATION_ERROR": ["The model failed on this edit", "模型未能完成此次编辑"],
   "failure.GENERATION_TIMEOUT": ["The edit took too long", "编辑超时"],
   "failure.INTERNAL_ERROR": ["The server failed", "服务器出错"],
@@ -163,6 +164,10 @@ export const WORDS = /** @type {const} */ ({
   "failure-unreachable-hint": ["Is it running, and is this device online?", "请检查服务器是否在运行，以及此设备是否已联网。"],
 
   "advice.BODY_TIMEOUT": ["Smaller pictures or a faster connection help.", "请使用更小的图片或更快的网络。"],
+  "advice.FORBIDDEN": [
+    "Open the page at the server's own address. Its operator can allow this one with CORS_ORIGINS or ALLOWED_HOSTS.",
+    "请用服务器自己的地址打开此页面，或由管理员通过 CORS_ORIGINS 或 ALLOWED_HOSTS 允许此地址。"
+  ],
   "advice.GENERATION_TIMEOUT": ["Fewer steps or a smaller size take less time.", "减少步数或缩小尺寸可以缩短用时。"],
   "advice.QUEUE_FULL": ["It holds as many edits as it can.", "排队的编辑已达上限。"],
   "advice.UNAUTHORIZED": ["Enter the key that the server was started with.", "请输入服务器启动时设置的密钥。"]

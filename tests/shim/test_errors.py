@@ -13,6 +13,7 @@ from shim.errors import ANSWERS, ShimError, as_shim_error, error_response
 TABLE = [
     (errors.InvalidInput, 400, "INVALID_INPUT", "invalid_request_error"),
     (errors.Unauthorized, 401, "UNAUTHORIZED", "authentication_error"),
+    (errors.Forbidden, 403, "FORBIDDEN", "permission_error"),
     (errors.NotFound, 404, "NOT_FOUND", "not_found_error"),
     (errors.MethodNotAllowed, 405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
     (errors.BodyTimeout, 408, "BODY_TIMEOUT", "invalid_request_error"),
