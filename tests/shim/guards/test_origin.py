@@ -145,6 +145,16 @@ def test_a_refusal_has_openais_shape_for_its_sdks(client: TestClient) -> None:
     assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == ("permission_error", "FORBIDDEN")
 
 
+def test_a_refusal_is_one_line_of_the_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "image_edit_server")
+    client.post(EDITS, headers={"origin": "https://evil.example"})
+    client.get("/", headers={"host": "evil.example"})
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "image_edit_server"]
+    assert [level for level, _ in lines] == ["INFO", "INFO"]
+    assert lines[0][1].startswith(f"POST {EDITS}: 403 FORBIDDEN: Origin 'https://evil.example': ")
+    assert lines[1][1].startswith("GET /: 403 FORBIDDEN: Host 'evil.example': ")
+
+
 def test_a_foreign_page_is_refused_before_its_body_is_read(client: TestClient) -> None:
     form: dict[str, Any] = {"data": {"prompt": "x"}, "files": {"images": b"x"}}
     refusal(client.post(EDITS, headers={"origin": "https://evil.example"}, **form))
