@@ -10,7 +10,6 @@ import uvicorn
 
 from shim.app import create_app
 from shim.guards.protocol import BoundedProtocol
-from shim.limits import HEADER_BYTES
 from shim.log import configure_logging
 from shim.running.drain import Drain
 from shim.settings import Settings
@@ -56,7 +55,6 @@ def main() -> int:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
-        h11_max_incomplete_event_size=HEADER_BYTES,
     )
     DrainingServer(config, drain).run()
     return 0

@@ -18,12 +18,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shim.dialect import dialect_of_headers
 from shim.errors import InvalidInput, error_body
-from shim.limits import HEADER_BYTES
+from shim.guards.framing import StrictConnection
+from shim.limits import HEADER_BYTES, MIN_BODY_RATE
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
 LINGER_SECONDS = 10.0  # for the rest of a body that is not wanted; closing at once would destroy the answer on its way
 READ_BYTES = 2**16  # at once: others wait while a body of very many pieces is taken apart
-STALL_SECONDS = 60.0  # for a reader to take the 256 KiB that an answer is written in
+STALL_SECONDS = 60.0  # for a reader of an answer, and a second more for every MIN_BODY_RATE bytes that it takes
 
 
 class BoundedProtocol(H11Protocol):
@@ -31,6 +32,8 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **options)
         self._reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
         self._writing = Timer(self.loop, self._abort)
+        self._reader = Reader(self.loop)
+        self.conn = StrictConnection(h11.SERVER, HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
@@ -56,6 +59,7 @@ class BoundedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._reader.seconds = STALL_SECONDS
         if self.transport.is_closing():
             self._writing.start(STALL_SECONDS)
         elif self.conn.their_state is h11.SEND_BODY:
@@ -64,11 +68,12 @@ class BoundedProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing.start(STALL_SECONDS)
+        self._writing.start(self._reader.waited_for(self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._writing.stop()
+        self._reader.took_all_but(self.transport.get_write_buffer_size())
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -109,6 +114,25 @@ class BoundedProtocol(H11Protocol):
 
     def _abort(self) -> None:
         self.transport.abort()
+
+
+class Reader:
+    """How long an answer's reader may keep us waiting: a slow one uses up its time, a fast one gets it back."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.seconds = STALL_SECONDS
+        self._since = 0.0
+        self._bytes = 0
+
+    def waited_for(self, unread: int) -> float:
+        """From now on; the seconds that are left."""
+        self._since, self._bytes = self._loop.time(), unread
+        return self.seconds
+
+    def took_all_but(self, unread: int) -> None:
+        earned = (self._bytes - unread) / MIN_BODY_RATE
+        self.seconds = min(STALL_SECONDS, self.seconds + earned - (self._loop.time() - self._since))
 
 
 class Timer:

@@ -49,8 +49,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         monkeypatch.setattr(protocol, name, SECONDS)
     routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (ok, echo, large)]
     config = uvicorn.Config(
-        Starlette(routes=routes), http=protocol.BoundedProtocol, ws="none", log_config=None, timeout_keep_alive=2,
-        h11_max_incomplete_event_size=HEADER_BYTES,
+        Starlette(routes=routes), http=protocol.BoundedProtocol, ws="none", log_config=None, timeout_keep_alive=2
     )  # fmt: skip
     server = uvicorn.Server(config)
     with socket.socket() as listening:
@@ -164,6 +163,41 @@ def test_an_answer_that_nobody_reads_is_given_up(client: socket.socket) -> None:
     assert received < LARGE
 
 
+def test_an_answer_that_is_read_too_slowly_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**40)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while chunk := client.recv(2**18):
+                received += len(chunk)
+                time.sleep(0.02)
+    assert received < LARGE
+
+
+def test_a_reader_who_is_fast_again_gets_the_time_back_that_the_rest_took(client: socket.socket) -> None:
+    client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    received = 0
+    for _ in range(2):
+        time.sleep(SECONDS * 0.7)
+        target = received + LARGE // 2
+        while received < target and (chunk := client.recv(2**16)):
+            received += len(chunk)
+    assert received >= LARGE
+
+
+def test_each_answer_of_a_connection_has_its_own_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**40)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        for _ in range(2):
+            client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+            time.sleep(1.2)
+            assert len(answer(client)[2]) == LARGE
+
+
 def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> None:
     client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     received = 0
@@ -171,6 +205,11 @@ def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> Non
         received += len(chunk)
         time.sleep(0.02)
     assert received > LARGE
+
+
+def test_a_body_may_hold_any_line_ends(client: socket.socket) -> None:
+    client.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\na\nb\n\r\n\n")
+    assert answer(client)[::2] == (200, b"a\nb\n\r\n\n")
 
 
 @pytest.mark.parametrize(
@@ -184,12 +223,16 @@ def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> Non
         b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\n\r\n",
+        b"GET /ok HTTP/1.1\nhost: x\r\n\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\n\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET /" + b"a" * 2 * HEADER_BYTES + b" HTTP/1.1\r\n\r\n",
         b"GET /ok HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2 * HEADER_BYTES,
     ],
     ids=[
         "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding",
-        "damaged chunk", "long path", "long header",
+        "damaged chunk", "LF after a field", "LF after the request line", "LF only", "both lengths", "long path", "long header",
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(
