@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import socket
 import sys
 from types import FrameType
 
 import uvicorn
 
 from shim.app import create_app
+from shim.guards.descriptors import ACCEPTED_AT_ONCE, OnceAWhile, raise_file_limit
 from shim.guards.protocol import BoundedProtocol
 from shim.log import configure_logging
 from shim.running.drain import Drain
@@ -16,6 +19,7 @@ from shim.settings import Settings
 from shim.settings_grammar import SettingsError
 
 KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
+BACKLOG = 2048  # connections that wait to be accepted
 CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over
 
 
@@ -25,6 +29,12 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
         self.drain = drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in (each for server in self.servers for each in server.sockets):
+            with listening.dup() as same:
+                same.listen(BACKLOG)  # asyncio accepts as many at once as it lets wait
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM and not self.drain.started:
@@ -43,6 +53,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     configure_logging(settings)
+    logging.getLogger("asyncio").addFilter(OnceAWhile("socket.accept() out of system resource"))
+    raise_file_limit()
     drain = Drain(settings.drain_seconds)
     config = uvicorn.Config(
         create_app(settings, drain),
@@ -53,6 +65,7 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )

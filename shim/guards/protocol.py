@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shim.dialect import dialect_of_headers
 from shim.errors import InvalidInput, error_body
+from shim.guards.descriptors import most_connections
 from shim.guards.framing import StrictConnection
 from shim.limits import HEADER_BYTES, MIN_BODY_RATE
 
@@ -38,6 +39,8 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
+        if len(self.connections) > most_connections():
+            self._make_room()
         self._reading.start(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -112,7 +115,14 @@ class BoundedProtocol(H11Protocol):
     def _is_answered(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete
 
+    def _make_room(self) -> None:
+        """Ends the connection whose client would be given up next; this one where all others are in use."""
+        others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
+        waiting = [other for other in others if other._reading.due is not None]
+        min(waiting, key=lambda other: other._reading.due or 0.0, default=self)._abort()
+
     def _abort(self) -> None:
+        self._reading.stop()
         self.transport.abort()
 
 
@@ -143,10 +153,13 @@ class Timer:
         self._call = call
         self._handle: asyncio.TimerHandle | None = None
 
+    @property
+    def due(self) -> float | None:
+        return self._handle.when() if self._handle else None
+
     def start(self, seconds: float) -> None:
         """No later than it was to call before."""
-        due = self._loop.time() + seconds
-        if self._handle is None or due < self._handle.when():
+        if self.due is None or self._loop.time() + seconds < self.due:
             self.restart(seconds)
 
     def restart(self, seconds: float) -> None:

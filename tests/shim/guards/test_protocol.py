@@ -70,6 +70,11 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 @pytest.fixture
+def three_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "most_connections", lambda: 3)
+
+
+@pytest.fixture
 def client(port: int) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         yield client
@@ -128,6 +133,47 @@ def test_a_connection_that_rests_is_kept_for_the_keep_alive_time(client: socket.
     client.sendall(GET)
     assert answer(client)[0] == 200
     assert 1.5 < seconds_until_closed(client) < 4
+
+
+def connect(port: int, sent: bytes = b"") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client.sendall(sent)
+    time.sleep(0.1)
+    return client
+
+
+UNDER_WAY = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_of_too_many_connections_the_one_that_has_waited_longest_is_closed(port: int) -> None:
+    with connect(port, UNDER_WAY) as busy, connect(port) as silent, connect(port) as later, connect(port) as fourth:
+        assert silent.recv(1) == b""
+        busy.sendall(b"x")
+        assert answer(busy)[::2] == (200, b"x")
+        for client in (later, fourth):
+            client.sendall(GET)
+            assert answer(client)[0] == 200
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_several_that_come_at_once_close_as_many(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(30)]
+        last = opened.enter_context(connect(port, GET))
+        assert answer(last)[0] == 200
+        closed = [seconds_until_closed(client) < SECONDS / 2 for client in clients[:20]]
+    assert all(closed)
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_where_all_connections_are_in_use_no_more_are_taken(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        busy = [opened.enter_context(connect(port, UNDER_WAY)) for _ in range(3)]
+        assert opened.enter_context(connect(port)).recv(1) == b""
+        for client in busy:
+            client.sendall(b"x")
+            assert answer(client)[0] == 200
 
 
 def test_requests_that_are_sent_together_are_all_answered(client: socket.socket) -> None:
@@ -231,8 +277,8 @@ def test_a_body_may_hold_any_line_ends(client: socket.socket) -> None:
         b"GET /ok HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2 * HEADER_BYTES,
     ],
     ids=[
-        "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding",
-        "damaged chunk", "LF after a field", "LF after the request line", "LF only", "both lengths", "long path", "long header",
+        "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding", "damaged chunk",
+        "LF after a field", "LF after the request line", "LF only", "both lengths", "long path", "long header",
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qwen_edit.request import MAX_PREVIEW_SIDE
 from starlette.datastructures import UploadFile
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+from tritonclient.utils import deserialize_bytes_tensor
 
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.reading.edit import edit_of
@@ -18,6 +18,7 @@ from shim.running.faults import Interrupted, Unreached
 from shim.running.segments import Outcome, Segment
 from shim.running.triton import PREVIEW_SIDE, body_of, model_error, outcome, refusal
 from shim.settings import Settings
+from tests.kit.http_triton import answered
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
 
@@ -173,21 +174,6 @@ def test_a_refusal_tells_when_to_try_again(message: str, retry_after: str | None
     error = model_error(message, FIELDS)
     assert isinstance(error, QueueFull)
     assert error.headers.get("retry-after") == retry_after
-
-
-def answered(**outputs: object) -> tuple[bytes, dict[str, str]]:
-    """The body and headers of an answer with these tensors."""
-    described, data = [], b""
-    for name, value in outputs.items():
-        array = np.asarray(value)[None]
-        kind = {"i": "INT32", "f": "FP32", "u": "UINT8", "O": "BYTES"}[array.dtype.kind]
-        raw = serialize_byte_tensor(array).item() if kind == "BYTES" else array.tobytes()
-        described.append(
-            {"name": name, "datatype": kind, "shape": array.shape, "parameters": {"binary_data_size": len(raw)}}
-        )
-        data += raw
-    header = json.dumps({"outputs": described}).encode()
-    return header + data, {"Inference-Header-Content-Length": str(len(header))}
 
 
 LATENTS = np.zeros((3, 2), np.float32)
