@@ -26,9 +26,11 @@ from shim.guards.deadline import BodyDeadline
 from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
 from shim.health import health, ready
+from shim.limits import SPOOLED_BODIES
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.page import page_routes
+from shim.reading.spool import Spool
 from shim.running.drain import Drain
 from shim.running.readiness import Readiness
 from shim.running.services import Services
@@ -84,6 +86,7 @@ def _lifespan(
                     model=triton,
                     readiness=Readiness(triton.is_ready),
                     flood=Flood(),
+                    spool=Spool(SPOOLED_BODIES * settings.max_body_bytes),
                     threads=CapacityLimiter(os.cpu_count() or 1),
                     metrics=metrics,
                 ),

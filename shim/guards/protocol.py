@@ -31,8 +31,8 @@ STALL_SECONDS = 60.0  # for a reader of an answer, and a second more for every M
 class BoundedProtocol(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
-        self._writing = Timer(self.loop, self._abort)
+        self.reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
+        self._writing = Timer(self.loop, self.abort)
         self._reader = Reader(self.loop)
         self.conn = StrictConnection(h11.SERVER, HEADER_BYTES)
 
@@ -41,10 +41,10 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > most_connections():
             self._make_room()
-        self._reading.start(HEAD_SECONDS)
+        self.reading.start(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading.stop()
+        self.reading.stop()
         self._writing.stop()
         super().connection_lost(exc)
 
@@ -54,11 +54,11 @@ class BoundedProtocol(H11Protocol):
             return
         if not self._awaits_head():
             if not self._is_answered():
-                self._reading.stop()
+                self.reading.stop()
         elif self.conn.trailing_data[0]:
-            self._reading.start(HEAD_SECONDS)
+            self.reading.start(HEAD_SECONDS)
         else:
-            self._reading.restart(self.timeout_keep_alive)
+            self.reading.restart(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -67,7 +67,7 @@ class BoundedProtocol(H11Protocol):
             self._writing.start(STALL_SECONDS)
         elif self.conn.their_state is h11.SEND_BODY:
             self._unset_keepalive_if_required()
-            self._reading.start(LINGER_SECONDS)
+            self.reading.start(LINGER_SECONDS)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -118,11 +118,11 @@ class BoundedProtocol(H11Protocol):
     def _make_room(self) -> None:
         """Ends the connection whose client would be given up next; this one where all others are in use."""
         others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
-        waiting = [other for other in others if other._reading.due is not None]
-        min(waiting, key=lambda other: other._reading.due or 0.0, default=self)._abort()
+        waiting = [other for other in others if other.reading.due is not None]
+        min(waiting, key=lambda other: other.reading.due or 0.0, default=self).abort()
 
-    def _abort(self) -> None:
-        self._reading.stop()
+    def abort(self) -> None:
+        self.reading.stop()
         self.transport.abort()
 
 

@@ -85,22 +85,24 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, {}, b"")
 
     def do_POST(self) -> None:
+        length = int(self.headers[HEADER_LENGTH])
         size = int(self.headers["Content-Length"])
         with self.server.holding(size):
-            self._serve(size)
+            header = json.loads(self.rfile.read(length))
+            if header["inputs"][0]["name"] == "cancel":
+                self.server.calls.append(f"cancel {self.rfile.read(size - length)[4:].decode()}")
+                self._answer(200, {}, b"{}")
+            else:
+                self.server.calls.append(header["id"])
+                self._swallow(size - length)
+                time.sleep(self.server.seconds)
+                self._say(self.server.script.pop(0) if self.server.script else None)
 
-    def _serve(self, size: int) -> None:
-        header = json.loads(self.rfile.read(int(self.headers[HEADER_LENGTH])))
-        left = size - int(self.headers[HEADER_LENGTH])
-        cancel = header["inputs"][0]["name"] == "cancel"
-        if cancel:
-            self.server.calls.append(f"cancel {self.rfile.read(left)[4:].decode()}")
-            return self._answer(200, {}, b"{}")
-        self.server.calls.append(header["id"])
-        while left:
-            left -= len(self.rfile.read(min(left, 2**18)))
-        time.sleep(self.server.seconds)
-        said = self.server.script.pop(0) if self.server.script else None
+    def _swallow(self, size: int) -> None:
+        while size:
+            size -= len(self.rfile.read(min(size, 2**18)))
+
+    def _say(self, said: tuple[int, str] | str | None) -> None:
         if said is None:
             body, headers = FINISHED
             self._answer(200, headers, body)
