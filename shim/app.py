@@ -26,7 +26,7 @@ from shim.guards.deadline import BodyDeadline
 from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
 from shim.health import health, ready
-from shim.limits import SPOOLED_BODIES
+from shim.limits import BODIES_IN_FLIGHT, SPOOLED_BODIES
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.page import page_routes
@@ -78,7 +78,7 @@ def _lifespan(
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        triton = Triton(settings.triton_url, settings.asked_health_url)
+        triton = Triton(settings.triton_url, settings.asked_health_url, BODIES_IN_FLIGHT * settings.max_body_bytes)
         try:
             yield {
                 "services": Services(

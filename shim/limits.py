@@ -12,6 +12,7 @@ MAX_TEXT_PART_BYTES = 2**20
 MAX_TEXTS_BYTES = 2**22  # of all text parts but addresses: they are kept in memory
 MAX_URL_CHARS = 20 * 2**20  # of one address, data: URLs included; OpenAI's own limit
 SPOOLED_BODIES = 16  # of MAX_BODY_BYTES: all uploads of the process together
+BODIES_IN_FLIGHT = 4  # of MAX_BODY_BYTES: all calls together that Triton has not answered
 SPOOL_BYTES = 2**20  # of one file in memory, the rest is on disk
 MAX_FETCHED_BYTES = 50 * 10**6  # of one picture that is fetched; OpenAI's limit for uploaded ones
 MAX_REDIRECTS = 3

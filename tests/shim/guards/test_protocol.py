@@ -278,7 +278,8 @@ def test_a_body_may_hold_any_line_ends(client: socket.socket) -> None:
     ],
     ids=[
         "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding",
-        "damaged chunk", "LF after a field", "LF after the request line", "LF only", "both lengths", "long path", "long header",
+        "damaged chunk", "LF after a field", "LF after the request line", "LF only", "both lengths",
+        "long path", "long header",
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +16,11 @@ from tritonclient.utils import deserialize_bytes_tensor
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
-from shim.running.faults import Interrupted, Unreached
+from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.segments import Outcome, Segment
-from shim.running.triton import PREVIEW_SIDE, body_of, model_error, outcome, refusal
+from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal
 from shim.settings import Settings
-from tests.kit.http_triton import answered
+from tests.kit.http_triton import HttpTriton, answered, http_triton
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
 
@@ -160,6 +162,53 @@ def test_a_gateways_answer_and_a_draining_servers_say_that_nobody_took_the_call(
     fault = refusal(status, content, segment_of(PLAIN).job)
     assert isinstance(fault, Interrupted)
     assert isinstance(fault, Unreached) != reached
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (500, 'Failed to increase the shared memory pool size for key "q": No space left on device', TritonFault),
+        (500, "Failed to process, message: Stub process 'qwen_image_edit_0_0' is not healthy.", Interrupted),
+        (503, "Failed to increase the shared memory pool", Unreached),
+        (404, "Request for unknown model: 'qwen_image_edit' is not found", Interrupted),
+    ],
+)
+def test_an_error_of_tritons_own_may_be_the_calls_doing(status: int, message: str, kind: type[Interrupted]) -> None:
+    assert type(refusal(status, json.dumps({"error": message}).encode(), segment_of(PLAIN).job)) is kind
+
+
+@pytest.fixture
+def triton_server() -> Iterator[HttpTriton]:
+    with http_triton() as server:
+        yield server
+
+
+@pytest.fixture
+async def triton(triton_server: HttpTriton) -> AsyncIterator[Triton]:
+    triton = Triton(triton_server.url, triton_server.url, most_bytes=2**20)
+    yield triton
+    await triton.close()
+
+
+@pytest.mark.parametrize("said", ["reset", (502, "answer lost"), (504, "too late")], ids=str)
+async def test_a_call_that_broke_off_is_dropped_before_anything_else_is_sent(
+    triton: Triton, triton_server: HttpTriton, said: str | tuple[int, str]
+) -> None:
+    triton_server.script = [said]
+    with pytest.raises(Interrupted):
+        await triton.run(segment_of(PLAIN), "e")
+    assert triton_server.calls == ["e.0", "cancel e.0"]
+    assert (await triton.run(segment_of(PLAIN), "e")).steps == 2
+    assert triton_server.calls == ["e.0", "cancel e.0", "e.1"]
+
+
+@pytest.mark.parametrize("said", [None, (503, "nobody"), (500, "failed: x")], ids=str)
+async def test_a_call_that_was_answered_is_not_dropped(
+    triton: Triton, triton_server: HttpTriton, said: tuple[int, str] | None
+) -> None:
+    triton_server.script = [said] if said else []
+    await asyncio.gather(triton.run(segment_of(PLAIN), "e"), return_exceptions=True)
+    assert triton_server.calls == ["e.0"]
 
 
 @pytest.mark.parametrize(
