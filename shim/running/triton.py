@@ -39,6 +39,7 @@ TRANSIENT = re.compile(r"stub process .* not healthy", re.IGNORECASE)  # a dead 
 MISFIT = re.compile(
     r"unexpected inference input|unexpected shape for input|data-type is|missing required input|inputs but got"
 )
+CALL_ID = re.compile(r"^\[request id: .*?\] ")
 TENSOR = re.compile(r"(\w+): *(.*)", re.DOTALL)
 
 
@@ -190,7 +191,7 @@ def refusal(status: int, content: bytes, job: Job) -> ShimError | Interrupted:
     known = model_error(message, job.edit.fields) if message else None
     if known:
         return known
-    said = one_line((message or text)[:FAULT_CHARS])
+    said = one_line(CALL_ID.sub("", message or text)[:FAULT_CHARS])
     if message and MISFIT.search(message):
         logger.error("The model does not take this shim's calls; is it of another release? Triton says: %s", said)
         return GenerationError("Image generation failed: this server and its model are of different releases")

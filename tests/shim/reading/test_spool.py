@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
 import errno
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,15 +14,31 @@ from pathlib import Path
 
 import httpx
 import pytest
+from anyio import CapacityLimiter
+from PIL import Image
+from starlette.requests import Request
+from starlette.types import Message
 
 from shim.errors import ModelNotReady
+from shim.reading.edit import read_edit
 from shim.reading.spool import Share, Spool, refused_when_full
+from shim.settings import Settings
 from tests.kit.servers import NO_DRAIN, environment, free_ports, run
 
 DISK_BYTES = 20 * 10**6
 FILL_DISK = f"""
 mount -t tmpfs -o size={DISK_BYTES} none "$TMPDIR" && exec "$0" -m shim
 """
+PICTURE = io.BytesIO()
+Image.new("RGB", (64, 64)).save(PICTURE, "PNG")
+URL = f"data:image/png;base64,{base64.b64encode(PICTURE.getvalue()).decode()}"
+JSON_BODY = json.dumps({"prompt": "x", "images": [{"image_url": URL}]}).encode()
+FORM_BODY = (
+    b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nx\r\n'
+    b'--b\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    + PICTURE.getvalue()
+    + b"\r\n--b--\r\n"
+)
 UNSHARE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 
@@ -73,6 +92,27 @@ def test_a_full_disk_is_refused_in_the_systems_words_and_other_faults_stay_bugs(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/secret")
     with pytest.raises(PermissionError), refused_when_full():
         raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "copies"),
+    [
+        ("application/json", JSON_BODY, 2),
+        ("multipart/form-data; boundary=b", FORM_BODY, 1),
+    ],
+    ids=["json", "form"],
+)
+async def test_a_request_has_its_share_until_its_edit_is_done(kind: str, body: bytes, copies: int) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": {}}
+    spool = Spool(10**6)
+    async with read_edit(Request(scope, receive), Settings(), spool, CapacityLimiter(1)) as edit:
+        assert edit.prompt == "x"
+        assert spool.held == copies * len(body)
+    assert spool.held == 0
 
 
 def has_namespaces() -> bool:

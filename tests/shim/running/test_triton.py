@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -175,6 +176,34 @@ def test_a_gateways_answer_and_a_draining_servers_say_that_nobody_took_the_call(
 )
 def test_an_error_of_tritons_own_may_be_the_calls_doing(status: int, message: str, kind: type[Interrupted]) -> None:
     assert type(refusal(status, json.dumps({"error": message}).encode(), segment_of(PLAIN).job)) is kind
+
+
+def test_the_same_error_of_two_calls_is_told_in_the_same_words() -> None:
+    first, second = (
+        refusal(500, json.dumps({"error": f"[request id: e-0.{call}] no memory"}).encode(), segment_of(PLAIN).job)
+        for call in (1, 2)
+    )
+    assert str(first) == str(second) == "status 500: no memory"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unexpected inference input 'deadline' for model 'qwen_image_edit'",
+        "[request id: e.0] inference input 'seed' data-type is 'INT32', but model 'qwen_image_edit' expects 'INT64'",
+        "[request id: e.0] unexpected shape for input 'size' for model 'qwen_image_edit'. Expected [-1,2], got [1,3].",
+        "[request id: e.0] expected 2 inputs but got 1 inputs for model 'qwen_image_edit'. Got input(s) ['prompt'], "
+        "but missing required input(s) ['image']. Please provide all required input(s).",
+    ],
+)
+def test_inputs_that_the_model_does_not_declare_are_final_and_the_log_names_them(
+    message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = refusal(400, json.dumps({"error": message}).encode(), segment_of(PLAIN).job)
+    assert isinstance(error, GenerationError)
+    assert error.message == "Image generation failed: this server and its model are of different releases"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert message.removeprefix("[request id: e.0] ")[:100] in line
 
 
 @pytest.fixture
