@@ -20,7 +20,7 @@ def raise_file_limit() -> None:
 def most_connections() -> int:
     """The other half is for pictures on disk and calls to Triton."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, files // 2)
+    return min(MOST_CONNECTIONS, files // 2)
 
 
 class OnceAWhile(logging.Filter):
