@@ -50,15 +50,8 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.transport.is_closing():
-            return
-        if not self._awaits_head():
-            if not self._is_answered():
-                self.reading.stop()
-        elif self.conn.trailing_data[0]:
-            self.reading.start(HEAD_SECONDS)
-        else:
-            self.reading.restart(self.timeout_keep_alive)
+        if not self.transport.is_closing():
+            self._time_the_head()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -68,6 +61,8 @@ class BoundedProtocol(H11Protocol):
         elif self.conn.their_state is h11.SEND_BODY:
             self._unset_keepalive_if_required()
             self.reading.start(LINGER_SECONDS)
+        else:
+            self._time_the_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -108,6 +103,15 @@ class BoundedProtocol(H11Protocol):
         in_a_body = self.cycle is not None and not self._is_answered()
         dialect = dialect_of_headers(Headers(raw=self.headers)) if in_a_body else "classic"
         return error_body(InvalidInput(message), dialect)
+
+    def _time_the_head(self) -> None:
+        if not self._awaits_head():
+            if not self._is_answered():
+                self.reading.stop()
+        elif self.conn.trailing_data[0]:
+            self.reading.start(HEAD_SECONDS)
+        else:
+            self.reading.restart(self.timeout_keep_alive)
 
     def _awaits_head(self) -> bool:
         return self.conn.their_state is h11.IDLE and (self.cycle is None or self._is_answered())

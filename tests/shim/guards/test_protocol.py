@@ -157,6 +157,16 @@ def test_of_too_many_connections_the_one_that_has_waited_longest_is_closed(port:
 
 
 @pytest.mark.usefixtures("three_connections")
+def test_connections_that_rest_after_an_answer_make_room_too(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(connect(port, GET)) for _ in range(4)]
+        assert [answer(client)[0] for client in clients] == [200] * 4
+        assert clients[0].recv(1) == b""
+        clients[1].sendall(GET)
+        assert answer(clients[1])[0] == 200
+
+
+@pytest.mark.usefixtures("three_connections")
 def test_several_that_come_at_once_close_as_many(port: int) -> None:
     with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(30)]
