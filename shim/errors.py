@@ -9,7 +9,7 @@ ShimError
 ├── BodyTimeout          the body came too slowly
 ├── PayloadTooLarge
 ├── QueueFull            the engine refused a new edit
-├── ModelNotReady        Triton is away, loading, or broke off
+├── ModelNotReady        Triton is away, loading, or broke off; or there is no room for the upload
 ├── GenerationTimeout
 ├── GenerationError      the model failed
 ├── InternalError        a bug of ours
@@ -18,6 +18,7 @@ ShimError
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,7 @@ class Answer:
 
 
 # Retry-After stays within 1..60 seconds, where all SDKs obey it; they repeat a 5xx unless `x-should-retry` is false.
+SPREAD_UP_TO = 40  # seconds: what is more is told as this, so that there is a spread below the 60 too
 ANSWERS: dict[type[ShimError], Answer] = {
     InvalidInput: Answer(400, "INVALID_INPUT", "invalid_request_error"),
     Unauthorized: Answer(
@@ -130,4 +132,13 @@ def error_body(error: ShimError, dialect: Dialect) -> dict[str, Any]:
 
 def error_response(error: ShimError, dialect: Dialect) -> JSONResponse:
     answer = ANSWERS[type(error)]
-    return JSONResponse(error_body(error, dialect), answer.status, {**answer.headers, **error.headers})
+    headers = {**answer.headers, **error.headers}
+    if "retry-after" in headers:
+        headers["retry-after"] = str(spread(int(headers["retry-after"])))
+    return JSONResponse(error_body(error, dialect), answer.status, headers)
+
+
+def spread(seconds: int) -> int:
+    """As many or up to half as many more: those who were refused together do not come back together."""
+    first = min(seconds, SPREAD_UP_TO)
+    return random.randint(first, first + max(1, first // 2))

@@ -131,7 +131,8 @@ class Settings:
         "BODY_TIMEOUT_SECONDS",
         number(1, 86_400),
         60.0,
-        "How long a request's body may take to arrive, plus one second for every 64 KiB of it.",
+        "How long a request's body may take to arrive, plus one second for every 64 KiB of it. 10 seconds "
+        "without a byte end it too.",
     )
     drain_seconds: float = setting(
         "DRAIN_SECONDS",

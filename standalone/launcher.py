@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from standalone import balancer, cuda, tritonserver
+from standalone import balancer, cuda, machine, tritonserver
 from standalone.errors import LaunchError
 from standalone.plan import Plan, plan
 from standalone.ports import Wanted, ports_of, refuse_taken_ports
@@ -71,6 +71,7 @@ class Launcher:
                 self.settings, triton, model_dir=model_dir, shm_prefix=self.shm_prefix, folder=Path(folder)
             )  # fmt: skip
             refuse_taken_ports(self._ports(plans))
+            machine.prepare(self.settings)
             self._reaper = Reaper(self.shm_prefix)
             try:
                 self._start_tritons(plans)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from standalone import healthz, tritonserver
+from standalone import healthz, machine, tritonserver
 from standalone.errors import LaunchError
 from standalone.healthz import HealthServer, Problem
 from standalone.observer import Observer
@@ -219,6 +219,7 @@ def supervise(settings: Settings, flags: Sequence[str]) -> None:
             flags=flags,
         )  # fmt: skip
         refuse_taken_ports(ports_of(plans))
+        machine.prepare(settings)
         supervisors = [Supervisor(each, reaper) for each in plans]
         for supervisor in supervisors:
             resources.callback(supervisor.stop)

@@ -55,6 +55,13 @@ def test_an_edit_is_503_while_triton_is_away(client: TestClient, png: bytes) -> 
     assert response.headers["retry-after"]
 
 
+def test_a_long_path_is_logged_in_part(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        client.get("/" + "a" * 5000)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "image_edit_server"]
+    assert line == f"GET /{'a' * 199}: 404 NOT_FOUND: No such path"
+
+
 @pytest.mark.parametrize("path", [path.format(model="gpt-image-1") for path in EDIT_PATHS])
 def test_every_edit_route_is_the_same(client: TestClient, png: bytes, path: str) -> None:
     response = client.post(f"{path}?api-version=2025-04-01", data={**PROMPT, "n": "11"}, files={"image": png})

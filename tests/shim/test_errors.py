@@ -52,6 +52,15 @@ def test_what_may_be_tried_again_says_when(kind: type[ShimError]) -> None:
     assert 1 <= int(ANSWERS[kind].headers["retry-after"]) <= 60
 
 
+@pytest.mark.parametrize(
+    ("told", "low", "high"), [("1", 1, 2), ("5", 5, 7), ("39", 39, 58), ("40", 40, 60), ("60", 40, 60)]
+)
+def test_those_who_were_refused_together_do_not_come_back_together(told: str, low: int, high: int) -> None:
+    error = errors.QueueFull("full", headers={"retry-after": told})
+    waits = {int(error_response(error, "classic").headers["retry-after"]) for _ in range(1000)}
+    assert (min(waits), max(waits)) == (low, high)
+
+
 @pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
 def test_a_permanent_failure_is_never_retried_by_an_sdk(kind: type[ShimError]) -> None:
     answer = ANSWERS[kind]
