@@ -135,7 +135,7 @@ def edits(count: int, size: int, scale: float, steps: list[int]) -> list[EditReq
     names = sorted(PICTURES.glob("*.jpg"))
     return [
         EditRequest(
-            id=f"{number}", images=(picture(names[number % len(names)], number),), mask=None,
+            id=f"{number}", edit_id=f"{number}", images=(picture(names[number % len(names)], number),), mask=None,
             prompt=f"{PROMPTS[number % len(PROMPTS)]} {number}", negative_prompt=f"blurry {number}", size=(size, size),
             num_inference_steps=steps[number % len(steps)], true_cfg_scale=scale, seed=number, start_step=0,
             stop_step=steps[number % len(steps)], latents=None, preview=0, arrival=0.0,

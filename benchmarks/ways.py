@@ -158,7 +158,8 @@ def as_picture(image: Any) -> np.ndarray[Any, Any]:
 
 def request(case: Case, seed: int = 1) -> EditRequest:
     return EditRequest(
-        id=f"{case} {seed}", images=(PICTURE.read_bytes(),), mask=None, prompt=PROMPT, negative_prompt=NEGATIVE,
+        id=f"{case} {seed}", edit_id=f"{case} {seed}", images=(PICTURE.read_bytes(),), mask=None,
+        prompt=PROMPT, negative_prompt=NEGATIVE,
         size=(case.size, case.size), num_inference_steps=case.steps, true_cfg_scale=GUIDANCE if case.guided else 1.0,
         seed=seed, start_step=0, stop_step=case.steps, latents=None, preview=0, arrival=0.0,
     )  # fmt: skip

@@ -24,12 +24,15 @@ from pathlib import Path
 from types import FrameType
 
 from standalone import healthz, machine, tritonserver
+from standalone.blame import acquit
 from standalone.errors import LaunchError
 from standalone.healthz import HealthServer, Problem
 from standalone.observer import Observer
 from standalone.parts import checked_settings
 from standalone.plan import Plan, plan
 from standalone.ports import ports_of, refuse_taken_ports
+from standalone.private_folder import private_folder
+from standalone.probe import NO_ANSWER
 from standalone.processes import Group, Reaper, ending, remove_shared_memory
 from standalone.restarts import Restarts
 from standalone.settings import Settings
@@ -54,13 +57,13 @@ class Phase(enum.Enum):
 class Supervisor:
     """One tritonserver. `tick()` is called every POLL_SECONDS, always from the same thread."""
 
-    def __init__(self, plan: Plan, reaper: Reaper) -> None:
+    def __init__(self, plan: Plan, reaper: Reaper, *, gives_up: bool = True) -> None:
         self.plan = plan
         self.phase = Phase.LOADING
         self._reaper = reaper
         self._group: Group | None = None
         self._observer: Observer | None = None
-        self._restarts = Restarts(plan.settings.max_failures, 60.0 * plan.settings.failure_window_minutes)
+        self._restarts = Restarts(plan.name, plan.settings, gives_up=gives_up)
         self._served = False  # at any time
         self._serving_since = self._restart_at = self._drain_until = 0.0
         self._busy_at = 0.0  # when an edit was last seen while draining
@@ -103,7 +106,7 @@ class Supervisor:
             self.stop()
             return
         self.phase = Phase.DRAINING
-        (self.plan.control_dir / DRAINING).touch()
+        (private_folder(self.plan.control_dir) / DRAINING).touch()
         now = self._busy_at = time.monotonic()
         self._drain_until = now + self.plan.settings.drain_seconds
         log.info("%s: draining for at most %.0f s", self.plan.name, self.plan.settings.drain_seconds)
@@ -143,10 +146,9 @@ class Supervisor:
         request = urllib.request.Request(url, data=b"", headers=self.plan.access.headers)
         try:
             with _no_proxy.open(request, timeout=2) as answer:
-                index = json.load(answer)
-        except OSError:
+                return tritonserver.model_is_loaded(json.load(answer))
+        except NO_ANSWER:
             return False
-        return tritonserver.model_is_loaded(index)
 
     def _fault(self) -> str | None:
         assert self._group
@@ -160,16 +162,10 @@ class Supervisor:
         now = time.monotonic()
         served_seconds = now - self._serving_since if self.phase is Phase.SERVING else 0.0
         self.phase = Phase.WAITING
+        if self._observer is not None:
+            acquit(self.plan.control_dir, self._observer.at_fault())
         self._end_server(0)
-        wait = self._restarts.failed(now, served_seconds)
-        if wait is None:
-            settings = self.plan.settings
-            raise LaunchError(
-                f"{self.plan.name}: {fault}; that was failure {settings.max_failures} within "
-                f"{settings.failure_window_minutes} minutes, as many as MAX_FAILURES allows"
-            )
-        self._restart_at = now + wait
-        log.error("%s: %s; it is ended and started again in %.0f s", self.plan.name, fault, wait)
+        self._restart_at = now + self._restarts.failed(fault, now, served_seconds)
 
     def _await_drained(self) -> None:
         now = time.monotonic()

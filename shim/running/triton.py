@@ -82,7 +82,8 @@ class Triton:
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.
 
-        `edit_id` must be no other edit's. Where the call is cancelled or breaks off, the model is told to drop it.
+        `edit_id` must be no other edit's: by it, the call's id without dot and number, the model knows an edit that its
+        workers died of. Where the call is cancelled or breaks off, the model is asked to drop it.
         """
         call_id = f"{edit_id}.{next(self._calls)}"
         body = await run_in_threadpool(body_of, segment, call_id)

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from qwen_edit.engine import Engine
+from qwen_edit.control.blame import Blame
+from qwen_edit.control.noted import Noted
+from qwen_edit.engine import UNBLAMED, Engine
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
@@ -30,7 +32,7 @@ class TestEngine:
 
     def __init__(
         self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
-        max_batch_tokens: int = 100_000, **options: Any,
+        max_batch_tokens: int = 100_000, blame: Blame | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self.pipeline = Pipeline(parts, devices)
         self.sizes = Sizes(self.pipeline.family, reference_area, self.pipeline.token_pixels)
@@ -40,7 +42,8 @@ class TestEngine:
         self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, **(settings | options)))
         self.final_latents = self.worker.final_latents
         self.engine = Engine(
-            self.worker, self.watch, max_jobs=max_jobs, max_batch_tokens=max_batch_tokens,
+            Noted(self.worker, blame) if blame else self.worker, self.watch, max_jobs=max_jobs,
+            max_batch_tokens=max_batch_tokens, blame=blame or UNBLAMED,
             end_process=lambda status: self.process_ended.set(),
         )  # fmt: skip
 
@@ -83,7 +86,7 @@ def edit(*images: bytes, **changes: Any) -> EditRequest:
     }  # fmt: skip
     values |= changes
     values["stop_step"] = values["num_inference_steps"] if values["stop_step"] is None else values["stop_step"]
-    return EditRequest(**values)
+    return EditRequest(**({"edit_id": values["id"]} | values))
 
 
 def difference(ours: Any, reference: Any) -> float:

@@ -13,6 +13,7 @@ from qwen_edit.schedule import batch_tokens, next_batch
 class Waiting:
     order: tuple[float, int]
     geometry: str = "a"
+    alone: bool = False
     rows: int = 1
     image_tokens: int = 100
     text_tokens: int = 20
@@ -32,6 +33,7 @@ def queues(draw: st.DrawFn) -> list[Waiting]:
             image_tokens=tokens[geometry],
             text_tokens=draw(st.integers(1, 60)),
             steps_left=draw(st.integers(1, 12)),
+            alone=draw(st.booleans()),
         )
         for number, arrival in enumerate(arrivals)
     ]
@@ -59,8 +61,15 @@ def test_all_jobs_of_a_step_share_one_geometry_and_none_is_in_it_twice(jobs: lis
 def test_who_is_left_out_would_not_have_fitted(jobs: list[Waiting], budget: int) -> None:
     batch = next_batch(jobs, budget)
     for job in jobs:
-        if job not in batch and job.geometry == batch[0].geometry:
+        alone = job.alone or batch[0].alone
+        if job not in batch and job.geometry == batch[0].geometry and not alone:
             assert batch_tokens([*[b for b in batch if b.order < job.order], job]) > budget
+
+
+@given(queues(), st.integers(1, 3000))
+def test_who_shares_no_forward_has_one_of_its_own(jobs: list[Waiting], budget: int) -> None:
+    batch = next_batch(jobs, budget)
+    assert len(batch) == 1 or not any(job.alone for job in batch)
 
 
 @given(queues(), st.integers(1, 3000))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -119,9 +119,14 @@ def test_a_heart_that_stopped_is_found_whatever_the_wall_clock_says(step: float)
 
 
 class Metrics(BaseHTTPRequestHandler):
-    """Of an engine that has edits and has beaten just before."""
+    """Of an engine that has edits and has beaten just before; what is in `strange` is answered first."""
+
+    strange: ClassVar[list[bytes]] = []
 
     def do_GET(self) -> None:
+        if self.strange:
+            self.wfile.write(self.strange.pop(0))
+            return
         samples = {"heartbeat_seconds": time.time(), "jobs": 1}
         body = "".join(f'qwen_edit_{name}{{instance="one"}} {value}\n' for name, value in samples.items()).encode()
         self.send_response(200)
@@ -133,12 +138,17 @@ class Metrics(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def observer() -> Iterator[Observer]:
+def metrics_url() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Metrics) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        with contextlib.closing(Observer(os.getpid(), f"http://127.0.0.1:{server.server_port}", 60)) as observer:
-            yield observer
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def observer(metrics_url: str) -> Iterator[Observer]:
+    with contextlib.closing(Observer(os.getpid(), metrics_url, 60)) as observer:
+        yield observer
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
@@ -149,6 +159,27 @@ def test_an_observer_blames_nobody_for_a_wall_clock_that_steps(
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + step)
     assert (observer.fault(), observer.problem()) == (None, None)
+
+
+def test_an_observer_gets_over_what_is_no_answer_of_triton(observer: Observer) -> None:
+    html = b'<html>qwen_edit_jobs{} many</html>\nqwen_edit_jobs{a="b"} 1\n'
+    Metrics.strange += [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nqwen_edit_jobs{",
+        b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe",
+        b"HTTP/1.0 200 OK\r\n\r\n" + html,
+        b'HTTP/1.0 200 OK\r\n\r\nqwen_edit_jobs{instance="one"} 1.2.3\n',
+        b"HTTP/1.0 500 Oh\r\n\r\n",
+    ]
+    wait_for(lambda: not Metrics.strange and observer.jobs == 1)
+
+
+def test_the_engine_that_stands_still_is_the_one_at_fault(metrics_url: str) -> None:
+    with contextlib.closing(Observer(os.getpid(), metrics_url, 1)) as observer:
+        wait_for(lambda: observer.jobs == 1)
+        assert observer.at_fault() == set()
+        wait_for(lambda: observer.fault() is not None)
+        assert observer.at_fault() == {"one"}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:

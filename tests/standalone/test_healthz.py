@@ -17,7 +17,7 @@ import yaml
 from shim.running.triton import Triton
 from standalone import healthz
 from standalone.healthz import HealthServer, Problem
-from standalone.launcher import answers_200
+from standalone.probe import answers_200
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 STATES = [

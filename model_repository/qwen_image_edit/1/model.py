@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from qwen_edit.cancellations import Cancellations
+from qwen_edit.control.blame import Blame
+from qwen_edit.control.cancellations import Cancellations
+from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
@@ -60,17 +62,20 @@ class TritonPythonModel:
         os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
         try:
             checkpoint = find(settings.model_dir)
+            # Without a supervisor the instances of one server find each other by its process id.
+            folder = settings.control_dir or f"{tempfile.gettempdir()}/qwen-edit-{os.getppid()}"
+            self._folder = private_folder(Path(folder))
+            from qwen_edit.control.noted import Noted
             from qwen_edit.engine import Engine
             from qwen_edit.loading.load import instance_device, load
             from qwen_edit.worker import PipelineWorker
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)
-        except LoadError as error:
+        except (LoadError, NotPrivate) as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        folder = Path(settings.control_dir or f"{tempfile.gettempdir()}/qwen-edit-{os.getppid()}")
-        self._drain_file = folder / "draining"
-        self._cancellations = Cancellations(folder / "cancelled")
+        self._cancellations = Cancellations(self._folder / "cancelled")
+        blame = Blame(self._folder, args["model_instance_name"])
         self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
         self._limits = settings.limits
         self._defaults = loaded.defaults
@@ -84,16 +89,17 @@ class TritonPythonModel:
             unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
         )
         self._engine = Engine(
-            worker, self._metrics, max_jobs=settings.max_jobs, max_batch_tokens=settings.max_batch_tokens
-        )
+            Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,
+            max_batch_tokens=settings.max_batch_tokens, blame=blame,
+        )  # fmt: skip
 
     def execute(self, requests: list[Any]) -> None:
         """Hands every request to the engine, which answers through its response sender when the edit is done."""
-        if self._drain_file.exists():
-            self._engine.drain()
         for request in requests:
             reply = TritonReply(request, self._cancellations)
             try:
+                if (private_folder(self._folder) / "draining").exists():
+                    self._engine.drain()
                 tensors = {
                     name: tensor.as_numpy()
                     for name in TENSORS
@@ -106,7 +112,7 @@ class TritonPythonModel:
                 edit = parse(tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.time())
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
-            except BadRequest as error:
+            except (BadRequest, Failed) as error:
                 self._metrics.edit("refused")
                 reply.error(error)
             except EditError as error:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 
 from qwen_edit.clock import StepClock
+from qwen_edit.control.blame import Blame, Unblamed
 from qwen_edit.device_errors import DeviceError, is_device_error
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.intake import Intake
@@ -34,6 +35,7 @@ HEARTBEAT_SECONDS = 1.0
 CANCELLATION_SECONDS = 0.5  # how often waiting edits are asked whether their client is still there
 FAILURES_IN_A_ROW = 5  # edits that failed with no good step between them: the fault is the device's, not theirs
 
+UNBLAMED = Unblamed()
 Made = TypeVar("Made")
 
 
@@ -45,11 +47,13 @@ class Engine:
         *,
         max_jobs: int,
         max_batch_tokens: int,
+        blame: Blame | Unblamed = UNBLAMED,
         end_process: Callable[[int], object] = os._exit,
     ) -> None:
         self._worker = worker
         self._metrics = metrics
         self._max_jobs = max_jobs
+        self._blame = blame
         self._end_process = end_process
         self._stepper = Stepper(worker, max_batch_tokens, self._fail)
         self._clock = StepClock(worker.device, self._stepped)
@@ -68,11 +72,11 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: EditRequest, reply: Reply) -> None:
-        """Takes the job and returns at once; raises QueueFull or Draining. A continued edit is always taken."""
+        """Takes the job and returns at once; raises QueueFull, Draining or Failed. A continued edit is always taken."""
         with self._changed:
             if not request.continued:
                 self._refuse_when_full()
-            job = Job(request, reply, next(self._numbers))
+            job = Job(request, reply, next(self._numbers), alone=self._blame.take(request.edit_id))
             self._jobs.add(job)
         self._intake.submit(job)
 
@@ -264,6 +268,7 @@ class Engine:
             self._jobs.remove(job)
             job.end()
             self._changed.notify_all()
+        self._blame.end(job.request.edit_id)
         try:
             send()
         except Exception:

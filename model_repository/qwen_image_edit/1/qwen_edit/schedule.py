@@ -14,6 +14,10 @@ class Schedulable(Protocol):
         """First come, first served: arrival in Unix seconds, then the order of admission."""
 
     @property
+    def alone(self) -> bool:
+        """Whether it shares no forward."""
+
+    @property
     def geometry(self) -> Hashable:
         """Jobs share a forward only where this is equal."""
 
@@ -42,12 +46,19 @@ def batch_tokens(jobs: Sequence[Schedulable]) -> int:
 def next_batch(jobs: Sequence[Job], budget: int) -> list[Job]:
     """The oldest job, and after it, in order, every job of its geometry that keeps the forward within `budget` tokens.
 
+    One that shares no forward has its own when it is the oldest.
+
     The oldest takes part even where it exceeds the budget alone. So every job's turn comes: it either joins an older
     one, or those before it finish and it is the oldest itself.
     """
     batch: list[Job] = []
     for job in sorted(jobs, key=lambda job: job.order):
-        joins = batch and job.geometry == batch[0].geometry and batch_tokens([*batch, job]) <= budget
-        if not batch or joins:
+        if not batch or _joins(job, batch, budget):
             batch.append(job)
     return batch
+
+
+def _joins(job: Job, batch: list[Job], budget: int) -> bool:
+    if job.alone or batch[0].alone or job.geometry != batch[0].geometry:
+        return False
+    return batch_tokens([*batch, job]) <= budget
