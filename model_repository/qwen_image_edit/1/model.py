@@ -62,23 +62,26 @@ class TritonPythonModel:
             checkpoint = find(settings.model_dir)
             from qwen_edit.engine import Engine
             from qwen_edit.loading.load import instance_device, load
+            from qwen_edit.pictures.decoders import Decoders
             from qwen_edit.worker import PipelineWorker
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)
+            limits = settings.limits
+            decoders = Decoders(limits.input_pixels, max(limits.pixels, loaded.sizes.reference_area))
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         folder = Path(settings.control_dir or f"{tempfile.gettempdir()}/qwen-edit-{os.getppid()}")
         self._drain_file = folder / "draining"
         self._cancellations = Cancellations(folder / "cancelled")
         self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
-        self._limits = settings.limits
+        self._limits = limits
         self._defaults = loaded.defaults
         self._metrics = TritonMetrics(args["model_instance_name"])
         worker = PipelineWorker(
             loaded.pipeline,
             loaded.sizes,
-            max_input_pixels=settings.limits.input_pixels,
+            decoders,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
             unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
@@ -183,6 +186,7 @@ class TritonMetrics:
         self._instance = instance
         self._families: list[Any] = []  # Triton deletes a family that nothing refers to, under its living metrics
         self._edits = self._each("edits_total", "Edits by how they ended", "COUNTER", "outcome", OUTCOMES)
+        self._pictures = self._one("pictures_total", "Pictures and masks decoded, or refused", "COUNTER")
         self._steps = self._one("steps_total", "Denoising steps, each job's counted", "COUNTER")
         self._rows = self._one(
             "rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", buckets=[1, 2, 4, 8, 16, 32, 64]
@@ -202,6 +206,9 @@ class TritonMetrics:
 
     def edit(self, outcome: str) -> None:
         self._edits[outcome].increment(1)
+
+    def picture(self) -> None:
+        self._pictures.increment(1)
 
     def step(self, jobs: int, rows: int) -> None:
         self._steps.increment(jobs)
