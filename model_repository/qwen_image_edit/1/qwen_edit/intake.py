@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwen_edit.conditioning.preparation import Preparing
-from qwen_edit.errors import EditError, Failed
+from qwen_edit.errors import Cancelled, EditError, Failed
 from qwen_edit.job import Job
 from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.worker import Worker
@@ -72,6 +72,9 @@ class Intake:
 
     def _decode(self) -> None:
         while (turn := self._turns.get()[1]) is not None:
+            if turn.job.reply.cancelled():
+                self._done(turn.job, Cancelled("the client cancelled this edit"))
+                continue
             turn.decoded += 1
             self._advance(turn)
             self._picture_ended()

@@ -29,7 +29,7 @@ from qwen_edit.pictures import regions
 from qwen_edit.pictures.images import PictureFile, flattened, judged
 
 READY = b"ready"
-NICENESS = 5  # the engine's steps go first
+NICENESS = 10  # the engine's steps go first
 CPU_SECONDS = 2.0  # for one picture
 MORE_SECONDS_PER_BYTE = 1 / 2**20
 MOST_CPU_SECONDS = 10.0

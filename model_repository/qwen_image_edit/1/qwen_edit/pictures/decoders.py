@@ -74,6 +74,10 @@ class Decoder:
                 return
         raise LoadError(f"{' '.join(COMMAND)}, which decodes pictures, ended with status {self.end()}")
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def decode(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
         """Raises BadRequest, Ended, and what `wanted` raises."""
         watchdog = threading.Timer(SILENT_SECONDS, self._process.kill)
@@ -130,9 +134,14 @@ class Decoders:
         }
         self._free: queue.SimpleQueue[Decoder | None] = queue.SimpleQueue()
         started = [Decoder() for _ in range(DECODERS)]
-        for decoder in started:
-            decoder.await_ready()
-            self._free.put(decoder)
+        try:
+            for decoder in started:
+                decoder.await_ready()
+                self._free.put(decoder)
+        except LoadError:
+            for decoder in started:
+                decoder.end()
+            raise
 
     def decode(self, tensor: str, data: bytes, wanted: Wanted) -> Decoded:
         """A picture or a mask, at the sizes that `wanted` tells of its own; raises BadRequest."""
@@ -155,7 +164,7 @@ class Decoders:
     def _decode(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
         decoder = self._free.get()
         try:
-            if decoder is None:
+            if decoder is None or decoder.has_ended:
                 decoder = Decoder()
                 decoder.await_ready()
             return decoder.decode(data, wanted, task)

@@ -62,8 +62,11 @@ class PictureFile:
         if needed_pixels and self._picture.format in JPEGS:
             self._shrink(SPARE * needed_pixels)
         self._picture.load()
-        # A copy, as WebP's decoder holds the picture two times more.
-        whole = self._picture.copy() if self._turn is None else self._picture.transpose(self._turn)
+        whole: Image.Image = self._picture
+        if self._turn is not None:
+            whole = whole.transpose(self._turn)
+        elif whole.format == "WEBP":  # whose decoder holds the picture two times more
+            whole = whole.copy()
         del self._picture
         return whole
 
@@ -78,6 +81,8 @@ class PictureFile:
     @functools.cached_property
     def _turn(self) -> Image.Transpose | None:
         """As its EXIF orientation says; an EXIF block that cannot be read says nothing."""
+        if self._picture.format == "TIFF":  # which Pillow turns itself
+            return None
         try:
             return UPRIGHT.get(self._picture.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception:
