@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
@@ -170,7 +171,7 @@ def run_stock(pipeline: Any, sizes: Sizes, requests: list[EditRequest]) -> Run:
 
 def run_engine(pipeline: Pipeline, sizes: Sizes, requests: list[EditRequest], clients: int, budget: int) -> Run:
     watch = Watch()
-    worker = PipelineWorker(pipeline, sizes, max_input_pixels=10**8, cache_bytes=0, mrope=False)
+    worker = PipelineWorker(pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=0, mrope=False)
     engine = Engine(worker, watch, max_jobs=1000, max_batch_tokens=budget)
     waiting = iter(requests)
     latencies: list[float] = []

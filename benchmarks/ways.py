@@ -19,6 +19,7 @@ from qwen_edit.forward.denoise import Denoiser, Denoising
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
 from qwen_edit.loading.load import accelerate, takes_masks
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
@@ -108,7 +109,7 @@ class Model:
         sizes = self._sizes(request_side(requests[0]))
         worker = WatchedWorker(
             PipelineWorker(
-                self.pipeline, sizes, max_input_pixels=10**8, cache_bytes=0, mrope=False,
+                self.pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=0, mrope=False,
                 unpadded_row_tokens=self.unpadded,
             )
         )  # fmt: skip

@@ -101,7 +101,10 @@ class Settings:
         "Bytes of the largest HTTP request body. Triton's own limit is set 16 MiB higher.",
     )
     max_input_pixels: int = setting(
-        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
+        "MAX_INPUT_PIXELS",
+        integer(1, 10**9),
+        2**25,
+        "Most pixels that an input picture may have. A JPEG may have twice as many.",
     )
     max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
     max_side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")

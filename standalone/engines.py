@@ -22,13 +22,14 @@ class EngineState:
     jobs: int  # waiting and running
     steps: float  # made since the start
     ended: float  # edits
+    pictures: float  # decoded
     encode_seconds: float
     denoise_seconds: float
     forwards: float
 
     @property
     def progress(self) -> tuple[float, ...]:
-        return self.steps, self.ended, self.encode_seconds
+        return self.steps, self.ended, self.pictures, self.encode_seconds
 
 
 def parse(metrics: str) -> dict[str, EngineState]:
@@ -49,6 +50,7 @@ def _state(sums: defaultdict[str, float]) -> EngineState:
         jobs=int(sums["jobs"]),
         steps=sums["steps_total"],
         ended=sums["edits_total"],
+        pictures=sums["pictures_total"],
         encode_seconds=sums["seconds_total:encode"],
         denoise_seconds=sums["seconds_total:denoise"],
         forwards=sums["rows_per_step_count"],

@@ -16,6 +16,7 @@ from qwen_edit.control.blame import Blame
 from qwen_edit.control.noted import Noted
 from qwen_edit.engine import UNBLAMED, Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
@@ -23,6 +24,7 @@ from qwen_edit.worker import PipelineWorker
 from tests.kit.in_process import Answer, Watch, WatchedWorker
 
 REFERENCE_AREA = 64 * 64
+MAX_INPUT_PIXELS, MAX_PIXELS = 10**7, 10**6
 
 
 class TestEngine:
@@ -38,8 +40,10 @@ class TestEngine:
         self.sizes = Sizes(self.pipeline.family, reference_area, self.pipeline.token_pixels)
         self.watch = Watch()
         self.process_ended = threading.Event()
-        settings: dict[str, Any] = {"max_input_pixels": 50_000_000, "cache_bytes": 2**24, "mrope": False}
-        self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, **(settings | options)))
+        settings: dict[str, Any] = {"cache_bytes": 2**24, "mrope": False}
+        self.worker = WatchedWorker(
+            PipelineWorker(self.pipeline, self.sizes, Decoders(MAX_INPUT_PIXELS, MAX_PIXELS), **(settings | options))
+        )
         self.final_latents = self.worker.final_latents
         self.engine = Engine(
             Noted(self.worker, blame) if blame else self.worker, self.watch, max_jobs=max_jobs,

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import logging
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -265,6 +267,15 @@ def test_the_pixel_limit_is_the_settings(serve: Serve, png: bytes) -> None:
     response = serve(MAX_INPUT_PIXELS="3071").post(EDITS, data=PROMPT, files={"image": png})
     assert openai_error(response) == (400, "INVALID_INPUT", "image")
     assert "at most 3071 pixels, got 64x48" in response.text
+
+
+def test_a_jpeg_may_have_twice_as_many_pixels(serve: Serve, png: bytes) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(file, "JPEG")
+    assert serve(MAX_INPUT_PIXELS="1536").post(EDITS, data=PROMPT, files={"image": file.getvalue()}).status_code == 200
+    response = serve(MAX_INPUT_PIXELS="1535").post(EDITS, data=PROMPT, files={"image": file.getvalue()})
+    assert openai_error(response) == (400, "INVALID_INPUT", "image")
+    assert "at most 3070 pixels, got 64x48" in response.text
 
 
 def test_refusals_are_logged_without_key_or_prompt(serve: Serve, png: bytes, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,6 +20,7 @@ METRICS = """\
 qwen_edit_edits_total{instance="one",outcome="finished"} 3
 qwen_edit_edits_total{instance="one",outcome="failed"} 1
 qwen_edit_edits_total{instance="two",outcome="finished"} 7
+qwen_edit_pictures_total{instance="one"} 9
 qwen_edit_steps_total{instance="one"} 120
 qwen_edit_rows_per_step_count{instance="one"} 40
 qwen_edit_rows_per_step_sum{instance="one"} 80
@@ -36,7 +37,9 @@ nv_inference_count{model="qwen_image_edit",version="1"} 5
 NOW = 1000.0  # the looker's monotonic clock
 BEAT = 1795000000.0  # the engine's wall clock
 HOUR = 3600.0
-IDLE = EngineState(heartbeat=BEAT, jobs=0, steps=0, ended=0, encode_seconds=0, denoise_seconds=0, forwards=0)
+IDLE = EngineState(
+    heartbeat=BEAT, jobs=0, steps=0, ended=0, pictures=0, encode_seconds=0, denoise_seconds=0, forwards=0
+)
 BUSY = replace(IDLE, jobs=3)
 
 
@@ -44,7 +47,14 @@ def test_the_state_of_every_instance_is_read() -> None:
     states = parse(METRICS)
     assert states.keys() == {"one", "two"}
     assert states["one"] == EngineState(
-        heartbeat=1795000000.25, jobs=3, steps=120, ended=4, encode_seconds=2.5, denoise_seconds=20, forwards=40
+        heartbeat=1795000000.25,
+        jobs=3,
+        steps=120,
+        ended=4,
+        pictures=9,
+        encode_seconds=2.5,
+        denoise_seconds=20,
+        forwards=40,
     )
     assert (states["two"].jobs, states["two"].ended) == (0, 7)
 
@@ -57,13 +67,22 @@ def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
     assert watch.stalled(NOW + 61) == "its engine has 3 edits and made no step for 61 s"
 
 
-def test_steps_ended_edits_and_encodings_are_progress() -> None:
-    for moved in (replace(BUSY, steps=1.0), replace(BUSY, ended=1.0), replace(BUSY, encode_seconds=1.0)):
-        watch = EngineWatch(stall_seconds=60)
-        watch.observe(BUSY, NOW)
-        watch.observe(replace(moved, heartbeat=BEAT + 50), NOW + 50)
-        assert watch.stalled(NOW + 100) is None
-        assert watch.stalled(NOW + 111) is not None
+@pytest.mark.parametrize(
+    "moved",
+    [
+        replace(BUSY, steps=1.0),
+        replace(BUSY, ended=1.0),
+        replace(BUSY, pictures=1.0),
+        replace(BUSY, encode_seconds=1.0),
+    ],
+    ids=["steps", "ended edits", "pictures", "encodings"],
+)
+def test_whatever_gets_on_is_progress(moved: EngineState) -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(BUSY, NOW)
+    watch.observe(replace(moved, heartbeat=BEAT + 50), NOW + 50)
+    assert watch.stalled(NOW + 100) is None
+    assert watch.stalled(NOW + 111) is not None
 
 
 def test_an_engine_is_given_twenty_of_its_own_steps() -> None:

@@ -68,22 +68,25 @@ class TritonPythonModel:
             from qwen_edit.control.noted import Noted
             from qwen_edit.engine import Engine
             from qwen_edit.loading.load import instance_device, load
+            from qwen_edit.pictures.decoders import Decoders
             from qwen_edit.worker import PipelineWorker
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)
+            limits = settings.limits
+            decoders = Decoders(limits.input_pixels, max(limits.pixels, loaded.sizes.reference_area))
         except (LoadError, NotPrivate) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._cancellations = Cancellations(self._folder / "cancelled")
         blame = Blame(self._folder, args["model_instance_name"])
         self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
-        self._limits = settings.limits
+        self._limits = limits
         self._defaults = loaded.defaults
         self._metrics = TritonMetrics(args["model_instance_name"])
         worker = PipelineWorker(
             loaded.pipeline,
             loaded.sizes,
-            max_input_pixels=settings.limits.input_pixels,
+            decoders,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
             unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
@@ -189,6 +192,7 @@ class TritonMetrics:
         self._instance = instance
         self._families: list[Any] = []  # Triton deletes a family that nothing refers to, under its living metrics
         self._edits = self._each("edits_total", "Edits by how they ended", "COUNTER", "outcome", OUTCOMES)
+        self._pictures = self._one("pictures_total", "Pictures and masks decoded, or refused", "COUNTER")
         self._steps = self._one("steps_total", "Denoising steps, each job's counted", "COUNTER")
         self._rows = self._one(
             "rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", buckets=[1, 2, 4, 8, 16, 32, 64]
@@ -208,6 +212,9 @@ class TritonMetrics:
 
     def edit(self, outcome: str) -> None:
         self._edits[outcome].increment(1)
+
+    def picture(self) -> None:
+        self._pictures.increment(1)
 
     def step(self, jobs: int, rows: int) -> None:
         self._steps.increment(jobs)

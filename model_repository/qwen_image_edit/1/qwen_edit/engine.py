@@ -67,7 +67,7 @@ class Engine:
         self._draining = False
         self._closed = False
         self._changed = threading.Condition()  # guards _jobs, _arrivals, _draining, _closed
-        self._intake = Intake(worker, self._on_prepared)
+        self._intake = Intake(worker, self._on_prepared, metrics.picture)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -92,6 +92,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
         self._intake.close()
+        self._worker.close()
 
     def _refuse_when_full(self) -> None:
         if self._draining:
@@ -105,7 +106,7 @@ class Engine:
             )
 
     def _on_prepared(self, job: Job, error: EditError | None) -> None:
-        """Called on the intake's thread."""
+        """Called on the intake's threads."""
         if error is not None:
             self._answer_with_error(job, error)
             return
