@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from qwen_edit.conditioning.preparation import Prepared
+from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.control.blame import Blame
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Result
@@ -23,9 +23,17 @@ class Noted:
     def device(self) -> torch.device:
         return self._worker.device
 
-    def prepare(self, request: EditRequest) -> Prepared:
-        with self._blame.at_work(request.edit_id):
-            return self._worker.prepare(request)
+    def prepare(self, request: EditRequest) -> Preparing:
+        """Every advance is noted by the thread that makes it; between two of them nobody is at work."""
+        preparing = self._worker.prepare(request)
+        while True:
+            with self._blame.at_work(request.edit_id):
+                try:
+                    next(preparing)
+                except StopIteration as end:
+                    prepared: Prepared = end.value
+                    return prepared
+            yield
 
     def encode(self, job: Job) -> Denoising:
         with self._blame.at_work(job.request.edit_id):
@@ -45,3 +53,6 @@ class Noted:
 
     def usage(self) -> Usage:
         return self._worker.usage()
+
+    def close(self) -> None:
+        self._worker.close()
