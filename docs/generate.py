@@ -16,7 +16,7 @@ from typing import Any
 
 import shim.settings
 import standalone.settings
-from shim.reading.fields import readme_rows
+from shim.reading.fields import markdown_rows
 from standalone.parts import model_settings
 from standalone.settings_grammar import Setting, settings_of, text
 
@@ -40,12 +40,21 @@ def sections() -> dict[str, list[Setting[Any]]]:
         "the model": list(settings_of(model_settings(PROJECT / "model_repository"))),
     }
     declared = {setting.name: setting for part in parts.values() for setting in part}
+    for part, settings in parts.items():
+        for each in settings:
+            if words_of(each) != words_of(declared[each.name]):
+                raise SystemExit(f"{each.name} is declared otherwise by {part} than by another part")
     readers = Counter(setting.name for part in parts.values() for setting in part)
     return {
         "several parts": [declared[name] for name, count in readers.items() if count > 1],
         **{part: [each for each in settings if readers[each.name] == 1] for part, settings in parts.items()},
         "docker-compose.yml alone": [of_docker_compose()],
     }
+
+
+def words_of(setting: Setting[Any]) -> tuple[str, str, str]:
+    """What the documents say of it."""
+    return default_of(setting), setting.cast.allowed, setting.says
 
 
 def of_docker_compose() -> Setting[str]:
@@ -94,7 +103,7 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 def tables() -> dict[str, Iterable[tuple[str, ...]]]:
     """The rows of every table by what it is called where it is to be written."""
     settings = {f"settings of {readers}": settings_rows(each) for readers, each in sections().items()}
-    return {**settings, "the fields of an edit": [("field", "values", "default"), *readme_rows()]}
+    return {**settings, "the fields of an edit": [("field", "values", "default"), *markdown_rows()]}
 
 
 def with_tables(document: str) -> str:

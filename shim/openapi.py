@@ -44,7 +44,7 @@ Errors have the shape of the caller's kind: a string `error` beside `message`, o
 ABOUT_STREAMS = """\
 With `stream=true`: server-sent events. `image_edit.partial_image` (PartialImageEvent), one `image_edit.completed`
 (CompletedEvent) for each output, and `error` (ErrorEvent), after which the stream ends. Lines that begin with a colon
-are comments: they keep the connection alive and may tell the step, as in `: progress 12/50`."""
+are comments: they keep the connection alive and may report the step, as in `: progress 12/50`."""
 
 
 def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 IDLE_HEARTBEAT_SECONDS = 5.0  # an idle engine beats every second
 BUSY_HEARTBEAT_SECONDS = 15.0  # a busy one between two steps, encodings or decodings
-STALL_STEPS = 20  # no engine is called stalled before so many of its own steps would have been made
+STALL_STEPS = 20  # no engine is called stalled before this many of its own steps would have been made
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class EngineWatch:
             self._step_seconds = max(self._step_seconds, seconds)
 
     def stalled(self, now: float) -> str | None:
-        """Why its server must be started again."""
+        """Why its server must be restarted."""
         if self._state is None:
             return None
         limit = max(self._stall_seconds, STALL_STEPS * self._step_seconds)

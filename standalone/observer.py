@@ -13,7 +13,7 @@ from standalone.probe import Probe
 
 WORKER = "triton_python_backend_stub"
 SILENT_SECONDS = 3.0  # without an answer: no edit should be sent
-GONE_SECONDS = 20.0  # without an answer: it is started again
+GONE_SECONDS = 20.0  # without an answer: it is restarted
 
 
 def workers(pid: int) -> list[psutil.Process]:
@@ -47,7 +47,7 @@ class Observer:
             return sum(watch.jobs for watch in self._watches.values())
 
     def fault(self) -> str | None:
-        """Why the server must be ended and started again."""
+        """Why the server must be restarted."""
         if dead := self._dead():
             return f"its worker {dead[0]} died"
         if (silence := self._probe.silence) > GONE_SECONDS:

@@ -1,4 +1,4 @@
-"""When a child that failed is started again, and when no more. The caller has the clock."""
+"""When a failed child is restarted, and when no more. The caller has the clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from standalone.errors import LaunchError
 from standalone.settings import Settings
 
-STABLE_SECONDS = 1.0  # a child that served so long can start, and is started again at once
+STABLE_SECONDS = 1.0  # a child that served this long can start, and is restarted at once
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
 REST_SECONDS = 300.0  # after too many failures, where nobody else would start it again
@@ -34,7 +34,7 @@ class Restarts:
             return self._too_many(fault)
         wait = FIRST_WAIT_SECONDS * 2 ** (self._in_a_row - 1) if self._in_a_row else 0.0
         wait = min(wait, LONGEST_WAIT_SECONDS)
-        log.error("%s: %s; it is ended and started again in %.0f s", self._name, fault, wait)
+        log.error("%s: %s; it is restarted in %.0f s", self._name, fault, wait)
         return wait
 
     def _too_many(self, fault: str) -> float:

@@ -1,4 +1,4 @@
-"""A child of the launcher beside the supervised servers: started again when it ends, or gives no sign of life."""
+"""A child of the launcher beside the supervised servers: restarted when it ends, or gives no sign of life."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Running:
     since: float
 
     def fault(self) -> str | None:
-        """Why it must be ended and started again."""
+        """Why it must be restarted."""
         if (status := self.group.exit_status) is not None:
             return f"it {ending(status)}"
         silence, limit = self.probe.silence, HUNG_SECONDS if self.probe.answered else START_SECONDS

@@ -1,6 +1,6 @@
 """Keeps tritonserver serving: starts it, watches it, and starts it again when it or one of its workers fails.
 
-Triton 24.10 does not replace a Python-backend worker that died: it goes on calling itself ready, and the calls that the
+Triton 24.10 does not replace a Python-backend worker that died: it still calls itself ready, and the calls that the
 worker held never come back. So the whole server is ended, which resets its sockets, and whoever was waiting sends the
 interrupted segments again.
 
@@ -41,7 +41,7 @@ log = logging.getLogger("image_edit_server")
 
 POLL_SECONDS = 0.2
 DRAINING = "draining"  # the file in the control folder while whose presence engines refuse new edits
-DRAINED_SECONDS = 2.0  # so long without an edit, and a draining server is ended
+DRAINED_SECONDS = 2.0  # without an edit, after which a draining server is ended
 TRITON_STOP_SECONDS = 3.0
 _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -49,7 +49,7 @@ _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Phase(enum.Enum):
     LOADING = "the model is loading"
     SERVING = "serving"
-    WAITING = "tritonserver failed and will be started again"
+    WAITING = "tritonserver failed and will be restarted"
     DRAINING = "draining"
     STOPPED = "stopped"
 

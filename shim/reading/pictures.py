@@ -60,7 +60,7 @@ class Picture:
                 tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else None
                 return picture.format, picture.size, excess(tags, self.upload.file) if tags else None
         except TooLong:
-            self._refuse("has a header that goes on and on")
+            self._refuse("has a header that is too long")
         except Exception:  # a damaged header makes Pillow's readers raise almost anything
             self._refuse("must be a PNG, JPEG, WebP, GIF, BMP or TIFF picture, and its bytes are none of these")
 

@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Segment:
-    """Some of a job's steps, with what the model needs to go on from there."""
+    """Some of a job's steps, with what the model needs to resume from there."""
 
     job: Job
     arrival: float  # Unix time at which the job's first segment was first sent

@@ -34,7 +34,7 @@ ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancel
 RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
 GATEWAY_STATUSES = (502, 503)  # without a word of the model's: nobody took the call
 CUT_OFF_STATUSES = (502, 504)  # of a balancer, which may have lost the answer
-TRANSIENT = re.compile(r"stub process .* not healthy", re.IGNORECASE)  # a dead worker's, until Triton is started again
+TRANSIENT = re.compile(r"stub process .* not healthy", re.IGNORECASE)  # a dead worker's, until Triton is restarted
 # What Triton says of inputs that its model's configuration does not declare so.
 MISFIT = re.compile(
     r"unexpected inference input|unexpected shape for input|data-type is|missing required input|inputs but got"

@@ -140,7 +140,7 @@ def test_an_edit_outlives_an_error_that_its_device_does_not_get_over(
     assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
     assert answer.json()["data"] == expected
     assert "its edits (1) unanswered: CUDA error: an illegal memory access was encountered\n" in server.log
-    assert f"tritonserver: its worker {broken} died; it is ended and started again" in server.log
+    assert f"tritonserver: its worker {broken} died; it is restarted" in server.log
     assert worker(server).pid != broken
 
 
@@ -165,7 +165,7 @@ def test_an_edit_that_kills_its_worker_does_so_twice_and_the_others_go_on(
     assert "2 workers died or hung while they worked on this edit" in deadly.json()["error"]["message"]
     assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
     assert answer.json()["data"] == expected
-    faults = re.findall("tritonserver: its (worker|engine) .* it is ended and started again", server.log[logged:])
+    faults = re.findall("tritonserver: its (worker|engine) .* it is restarted", server.log[logged:])
     assert faults == ["worker", "engine"]
 
 

@@ -161,7 +161,7 @@ def test_a_shim_that_ends_or_hangs_is_started_again_and_triton_goes_on(
         for part in ("launcher", "tritonserver", "worker"):
             assert is_alive(started.processes[part])
         for fault in ("it was killed by SIGKILL", "it has not answered for .* s"):
-            assert re.search(f"ERROR - shim: {fault}; it is ended and started again in 0 s", server.log)
+            assert re.search(f"ERROR - shim: {fault}; it is restarted in 0 s", server.log)
 
 
 def test_a_triton_that_failed_too_often_is_left_in_peace_for_minutes(checkpoint: Callable[[str], Path]) -> None:
@@ -173,5 +173,5 @@ def test_a_triton_that_failed_too_often_is_left_in_peace_for_minutes(checkpoint:
         assert re.search("that was failure 1 within .*: it serves nothing until the next try, in 300 s", server.log)
         server.wait_for(lambda: requests.get(f"{server.url}/ready", timeout=5).status_code == 503)
         health = requests.get(server.healthz, timeout=5)
-        assert (health.status_code, health.json()["reason"]) == (503, "tritonserver failed and will be started again")
+        assert (health.status_code, health.json()["reason"]) == (503, "tritonserver failed and will be restarted")
         assert [is_alive(running[part]) for part in ("launcher", "shim", "tritonserver")] == [True, True, False]

@@ -119,7 +119,7 @@ def test_two_servers_behind_the_launchers_haproxy_share_the_edits(
         tritons = children(server, "tritonserver")
         (haproxy,) = children(server, "haproxy")
         haproxy.kill()
-        server.wait_for(lambda: "haproxy: it was killed by SIGKILL; it is ended and started again" in server.log)
+        server.wait_for(lambda: "haproxy: it was killed by SIGKILL; it is restarted" in server.log)
         server.wait_ready()
         assert edit(server, photo("cat"), 7).status_code == 200
         assert children(server, "tritonserver") == tritons

@@ -277,7 +277,7 @@ class Engine:
 
 
 def _failure(error: Exception, job: Job) -> EditError:
-    """What the client is told; the whole of it is in the log."""
+    """What the client reads; the details are in the log."""
     if isinstance(error, EditError):
         return error
     log.error("edit %s failed", job.request.id, exc_info=error)

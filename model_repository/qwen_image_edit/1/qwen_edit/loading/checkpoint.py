@@ -1,6 +1,6 @@
 """Where the checkpoint lies, of which family it is, and its own defaults.
 
-Imports nothing heavy, so that a mistyped QWEN_MODEL_DIR is told before torch has been imported.
+Imports nothing heavy, so that a mistyped QWEN_MODEL_DIR is reported before torch has been imported.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _too_many_bytes(tags: ImageFileDirectory_v2, parts: Pieces, file: IO[bytes])
 
 
 def _plain_entries(tags: ImageFileDirectory_v2, file: IO[bytes]) -> dict[int, int] | None:
-    """How many values each has of the tags that count here; None if libtiff, which reads the directory anew, may find
+    """How many values each has of the tags that count here; None if libtiff, which reads the directory again, may find
     others than Pillow, which passes over what it does not know.
     """
     file.seek(0)
