@@ -65,7 +65,7 @@ def main() -> int:
     app: Callable[..., Awaitable[None]] = create_app(settings, drain)
     config = uvicorn.Config(
         app,
-        proxy_headers=False,
+        proxy_headers=False,  # TrustedProxies stands in its place
         host=settings.host,
         port=settings.port,
         http=BoundedProtocol,
