@@ -51,9 +51,11 @@ class Line:
     done: threading.Semaphore
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def submit(self, name: str, pictures: int, *, arrival: float, continued: bool = False) -> None:
+    def submit(
+        self, name: str, pictures: int, *, arrival: float, continued: bool = False, cancel: bool = False
+    ) -> None:
         request = edit(*[b"x"] * pictures, id=name, arrival=arrival, start_step=1 if continued else 0)
-        self.intake.submit(Job(request, Answer(), next(self.numbers)))
+        self.intake.submit(Job(request, Answer(cancel=cancel), next(self.numbers)))
 
     def decode(self, count: int) -> None:
         for _ in range(count):
@@ -122,3 +124,12 @@ def test_every_picture_is_counted(line: Line) -> None:
     line.wait_for(DECODERS + 1, line.done)
     line.intake.close()
     assert len(line.pictures) == DECODERS + 3
+
+
+def test_pictures_of_a_cancelled_edit_are_not_decoded(line: Line) -> None:
+    line.submit("cancelled", 3, arrival=1, cancel=True)
+    line.submit("other", 1, arrival=2)
+    line.decode(2)
+    line.wait_for(3, line.done)
+    assert line.worker.begun[DECODERS:] == ["other"]
+    assert line.ended == ["first", "cancelled", "other"]

@@ -132,7 +132,7 @@ class Decoders:
             "image": Task("image", max_pixels, needed_pixels),
             "mask": Task("mask", max_pixels, None),
         }
-        self._free: queue.SimpleQueue[Decoder | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         started = [Decoder() for _ in range(DECODERS)]
         try:
             for decoder in started:
@@ -158,19 +158,15 @@ class Decoders:
 
     def close(self) -> None:
         for _ in range(DECODERS):
-            if decoder := self._free.get():
-                decoder.end()
+            self._free.get().end()
 
     def _decode(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
         decoder = self._free.get()
         try:
-            if decoder is None or decoder.has_ended:
+            if decoder.has_ended:
                 decoder = Decoder()
                 decoder.await_ready()
             return decoder.decode(data, wanted, task)
-        except (Ended, LoadError):
-            decoder = None
-            raise
         finally:
             self._free.put(decoder)
 
