@@ -43,7 +43,7 @@ Photo = Callable[[str], bytes]
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Callable[[str], Path]) -> Iterator[Server]:
-    with serve(checkpoint("plus"), REFERENCE_AREA="160000", DEFAULT_STEPS="2") as running:
+    with serve(checkpoint("plus"), REFERENCE_AREA="4096", DEFAULT_STEPS="2", MAX_INPUT_PIXELS="1000000000") as running:
         yield running
 
 
@@ -116,7 +116,7 @@ def test_two_decoders_are_the_workers_children_and_no_workers(server: Server) ->
 def test_a_picture_that_takes_too_long_is_a_400_and_only_its_decoder_is_replaced(server: Server, photo: Photo) -> None:
     (before, now) = worker(server).pid, set(decoders(server))
     answer = post(server, {"image": jpeg_of_seconds()})
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code == 400
     assert "takes more than 2 s of CPU time" in answer.text
     assert all(post(server, {"image": photo("cat")}).status_code == 200 for _ in range(3))
     assert worker(server).pid == before
@@ -136,11 +136,11 @@ def test_pictures_that_cost_much_leave_a_bystander_most_of_its_steps(server: Ser
     server.wait_for(lambda: server.metric("qwen_edit_jobs") > 2)
     started = time.monotonic()
     disturbed = bystander.steps_while(undecoded)
-    ended = 2 * time.monotonic() - started
+    seconds = time.monotonic() - started
     for attacker in attackers:
         attacker.join()
-    until = time.monotonic() + ended - time.monotonic()
-    undisturbed = bystander.steps_while(lambda: time.monotonic() < until)
+    until = time.monotonic() + seconds
+    undisturbed = bystander.steps_while(lambda: not undecoded() and time.monotonic() < until)
     assert disturbed >= SHARE * undisturbed, (disturbed, undisturbed)
 
 
