@@ -22,7 +22,9 @@ from shim.reading.pictures import Picture
 from tests.kit.decoding import decode
 from tests.kit.hostile_pictures import (
     DEFLATED,
+    RGB,
     STRIPS,
+    TILES,
     deflated_zeros,
     gradient,
     jpeg_of_scans,
@@ -113,8 +115,19 @@ def test_the_scans_of_jpeg_strips_that_no_pixel_needs_are_not_counted() -> None:
     assert accepted(data + bytes(2**21)).size == (32, 32)
 
 
-def test_blank_tiles_may_be_shared() -> None:
-    assert accepted(tiff_of_tiles((2_000, 2_000), (64, 64))).size == (2_000, 2_000)
+@pytest.mark.parametrize("tile", [(64, 64), (256, 256)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_blank_tiles_may_be_shared(packed: bool, tile: tuple[int, int]) -> None:
+    shared = deflated_zeros(3 * tile[0] * tile[1]) if packed else bytes(3 * tile[0] * tile[1])
+    count = (-(-2_000 // tile[0])) ** 2
+    tags = (DEFLATED if packed else {}) | RGB | {322: tile[0], 323: tile[1]}
+    assert accepted(tiff_of_pieces((2_000, 2_000), tags, TILES, count, shared)).size == (2_000, 2_000)
+
+
+def test_large_blocks_of_metadata_are_let_through() -> None:
+    blocks = {700: bytes(2**21), 34_377: bytes(2**21), 301: tuple(range(2**16)) * 3}
+    data = saved(gradient(64), "TIFF", icc_profile=bytes(2**21), dpi=(72.5, 72.5), tiffinfo=blocks)
+    assert accepted(data).size == (64, 64)
 
 
 @given(

@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 MAX_READS = 2**14
 MAX_BYTES = 2**24
+EXIF = b"Exif\0\0"
+MAX_EXIF_SEGMENTS = 4  # of 64 KiB of a JPEG, whose fractions Pillow makes objects of; one is usual
 
 
 class TooLong(Exception):
@@ -23,6 +25,7 @@ class Header:
         self._file = file
         self._reads = 0
         self._bytes = 0
+        self._exif_segments = 0
         self.seek = file.seek
         self.tell = file.tell
 
@@ -32,4 +35,8 @@ class Header:
         self._bytes += max(0, size)
         if self._reads > MAX_READS or self._bytes > MAX_BYTES:
             raise TooLong
-        return self._file.read(size)
+        data = self._file.read(size)
+        self._exif_segments += data.startswith(EXIF)
+        if self._exif_segments > MAX_EXIF_SEGMENTS:
+            raise TooLong
+        return data

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from shim.errors import InvalidInput
 from shim.limits import MAX_ASPECT
 from shim.reading.picture_header import Header, TooLong
-from shim.reading.pixel_work import excess, most_pixels
+from shim.reading.pixel_work import excess, most_pixels, unreadable
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -55,10 +55,14 @@ class Picture:
         """Its format and size, and what it has more of than a picture of that size needs."""
         try:
             with self._lock:
+                if problem := unreadable(self.upload.file):
+                    self._refuse(problem)
                 self.upload.file.seek(0)
                 picture = Image.open(Header(self.upload.file), formats=FORMATS)  # type: ignore[arg-type]
                 tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else None
                 return picture.format, picture.size, excess(tags, self.upload.file) if tags else None
+        except InvalidInput:
+            raise
         except TooLong:
             self._refuse("has a header that is too long")
         except Exception:  # a damaged header makes Pillow's readers raise almost anything

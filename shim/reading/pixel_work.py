@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -24,11 +24,27 @@ LISTS = {STRIP_OFFSETS, STRIP_BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS}
 ONE_VALUE = {WIDTH, LENGTH, COMPRESSION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION}
 ONE_VALUE |= {ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH}
 
+RAW, OLD_JPEG = 1, 6  # compressions; what the second does is told by no directory, and few readers know it
+
+BYTES = (1, 2, 7)  # BYTE, ASCII, UNDEFINED
 WHOLE_NUMBERS = (3, 4, 16)  # SHORT, LONG, LONG8
+RATIONALS = (5, 10)
+RATIONAL_WEIGHT = 64  # numbers, as Pillow makes an object of each
+MAX_NUMBERS = 2**18  # in tags; the curves of a picture of 16 bits take three times 2¹⁶
 MAX_ENTRIES = 4096  # libtiff's own limit
-TIMES = 2  # its own pixels, as tiles at the edges are padded, and its own bytes, as blank tiles may be shared
+TWO_WAYS = "has a TIFF directory that can be read in two ways"
+TIMES = 2  # its own pixels, as tiles at the edges are padded, and its own bytes, as tiles may be shared
+SPARE_BYTES = 2**20  # and a small file may have thousands of blank tiles
 SPARE_PIXELS = 2**22  # and a small picture may have one large tile
 LEAST_PIXELS = 2**10  # what a piece costs however small it is
+
+
+class Entry(NamedTuple):
+    """Of a TIFF's directory."""
+
+    tag: int
+    kind: int
+    values: int
 
 
 @dataclass(frozen=True)
@@ -46,11 +62,30 @@ def most_pixels(file_format: str | None, max_pixels: int) -> int:
     return JPEG_TIMES * max_pixels if file_format in JPEGS else max_pixels
 
 
+def unreadable(file: IO[bytes]) -> str | None:
+    """What a TIFF's directory has that no reader should be given, if anything; None of other files."""
+    file.seek(0)
+    if file.read(2) not in (b"II", b"MM"):
+        return None
+    entries = _entries(file)
+    if entries is None:
+        return TWO_WAYS
+    numbers = sum(map(_numbers, entries))
+    if numbers <= MAX_NUMBERS:
+        return None
+    return (
+        f"has a TIFF directory of {numbers} numbers: at most {MAX_NUMBERS} are allowed, "
+        f"each fraction counted as {RATIONAL_WEIGHT}"
+    )
+
+
 def excess(tags: ImageFileDirectory_v2, file: IO[bytes]) -> str | None:
     """What this TIFF has more of than its pixels and its bytes explain, if anything."""
     listed = _plain_entries(tags, file)
     if listed is None:
-        return "has a TIFF directory that can be read in two ways"
+        return TWO_WAYS
+    if tags.get(COMPRESSION) == OLD_JPEG:
+        return "has tiles or strips of the old JPEG compression (6), which is not taken: use 7"
     if STRIP_OFFSETS in tags and TILE_TAGS & tags.keys():
         return "has both tiles and strips"
     parts = pieces(tags)
@@ -87,8 +122,10 @@ def _too_many_pixels(tags: ImageFileDirectory_v2, parts: Pieces, count: int) -> 
 
 
 def _too_many_bytes(tags: ImageFileDirectory_v2, parts: Pieces, file: IO[bytes]) -> str | None:
-    """A piece may have endless bytes that hold no pixel, and share them with the others."""
-    taken, allowed = sum(tags.get(parts.byte_counts, ())), TIMES * file.seek(0, 2) + tags[WIDTH] * tags[LENGTH]
+    """A piece may have endless bytes that hold no pixel, and share them with the others; not where none is packed."""
+    if tags.get(COMPRESSION, RAW) == RAW:
+        return None
+    taken, allowed = sum(tags.get(parts.byte_counts, ())), TIMES * file.seek(0, 2) + SPARE_BYTES
     if taken <= allowed:
         return None
     return f"has tiles or strips of {taken} bytes together: at most {allowed} are allowed"
@@ -98,18 +135,33 @@ def _plain_entries(tags: ImageFileDirectory_v2, file: IO[bytes]) -> dict[int, in
     """How many values each has of the tags that count here; None if libtiff, which reads the directory again, may find
     others than Pillow, which passes over what it does not know.
     """
+    entries = [entry for entry in _entries(file) or () if entry.tag in ONE_VALUE | LISTS]
+    counts = {entry.tag: entry.values for entry in entries}
+    plain = all(
+        each.kind in WHOLE_NUMBERS and each.tag in tags and (each.values == 1 or each.tag in LISTS) for each in entries
+    )
+    return counts if plain and counts and len(counts) == len(entries) else None
+
+
+def _entries(file: IO[bytes]) -> list[Entry] | None:
+    """Of the first directory; None where readers differ about what they are."""
     file.seek(0)
-    magic = file.read(4)
-    if magic == b"MM\0+":  # Pillow reads it as if it were a classic TIFF
+    head = file.read(16)
+    if head.startswith(b"MM\0+"):  # Pillow reads it as if it were a classic TIFF
         return None
-    order = "<" if tags.prefix == b"II" else ">"
-    number, entry = (f"{order}Q", f"{order}HHQ8x") if magic == b"II+\0" else (f"{order}H", f"{order}HHL4x")
-    file.seek(tags.offset)
-    (length,) = struct.unpack(number, file.read(struct.calcsize(number)))
+    order = "<" if head.startswith(b"II") else ">"
+    first, number, entry = ("8xQ", "Q", "HHQ8x") if head.startswith(b"II+\0") else ("4xL", "H", "HHL4x")
+    (offset,) = struct.unpack_from(order + first, head)
+    file.seek(offset)
+    (length,) = struct.unpack(order + number, file.read(struct.calcsize(order + number)))
     if length > MAX_ENTRIES:
         return None
-    found = struct.iter_unpack(entry, file.read(length * struct.calcsize(entry)))
-    entries = [(tag, kind, count) for tag, kind, count in found if tag in ONE_VALUE | LISTS]
-    counts = {tag: count for tag, _, count in entries}
-    plain = all(kind in WHOLE_NUMBERS and tag in tags and (count == 1 or tag in LISTS) for tag, kind, count in entries)
-    return counts if plain and len(counts) == len(entries) else None
+    found = struct.iter_unpack(order + entry, file.read(length * struct.calcsize(order + entry)))
+    return [Entry(*fields) for fields in found]
+
+
+def _numbers(entry: Entry) -> int:
+    """That Pillow makes of it, lists of pieces left out, which `excess` counts."""
+    if entry.kind in BYTES or (entry.kind in WHOLE_NUMBERS and entry.tag in LISTS):
+        return 0
+    return entry.values * (RATIONAL_WEIGHT if entry.kind in RATIONALS else 1)

@@ -108,6 +108,21 @@ def jpeg_of_scans(count: int, side: int = 2048, mode: str = "L") -> bytes:
     return whole[:start] + whole[start:-2] * count + b"\xff\xd9"
 
 
+def jpeg_of_fractions(count: int) -> bytes:
+    """In an EXIF block of many segments, which Pillow joins; it looks there for a resolution."""
+    block = tiff((282, count, -1), (296, 1, 2)).replace(
+        struct.pack("<HH", 282, LONG), struct.pack("<HH", 282, RATIONAL)
+    )
+    block += struct.pack("<II", 3, 7) * count
+    parts = [block[start : start + 65_000] for start in range(0, len(block), 65_000)]
+    return jpeg_with(*[jpeg_segment(0xE1, EXIF + part) for part in parts])
+
+
+def jpeg_of_arithmetic_coding(start_of_frame: int) -> bytes:
+    """Says so of itself."""
+    return jpeg().replace(b"\xff\xc0", bytes([0xFF, start_of_frame]), 1)
+
+
 def jpeg_of_hidden_scans(count: int) -> bytes:
     """Behind a marker that has no length, where whoever reads one skips 64 KiB."""
     whole = saved(Image.new("L", (2048, 2048)), "JPEG", progressive=True)
@@ -154,7 +169,7 @@ Values = int | tuple[int, ...]
 GREY: dict[int, Values] = {262: 1}
 RGB: dict[int, Values] = {258: (8, 8, 8), 262: 2, 277: 3}
 DEFLATED: dict[int, Values] = {259: 8}
-LONG, UNDEFINED, SLONG, LONG8, SLONG8 = 4, 7, 9, 16, 17
+LONG, RATIONAL, UNDEFINED, SLONG, LONG8, SLONG8 = 4, 5, 7, 9, 16, 17
 TIFF_KINDS = {LONG: "I", SLONG: "i", SLONG8: "q"}
 DATA_AT = 8
 PRIVATE = 65_000  # a tag that nobody reads
@@ -245,6 +260,24 @@ def tiff_of_empty_blocks(count: int, tags: dict[int, Values] | None = None) -> b
     return tiff_of_pieces((1_000, 1_000), DEFLATED | {278: 1} | (tags or {}), STRIPS, 1_000, data)
 
 
+def tiff_of_clear_codes(count: int) -> bytes:
+    """LZW codes that hold no byte, nine bits each, in front of each of 50 strips, which share them."""
+    eight = sum(256 << 9 * place for place in range(8)).to_bytes(9, "little")
+    return tiff_of_pieces((2_000, 2_000), {259: 5, 278: 40}, STRIPS, 50, eight * (count // 8))
+
+
+def tiff_of_old_jpeg(scans: int) -> bytes:
+    return tiff_of_pieces((64, 64), {259: 6, 278: 64}, STRIPS, 1, jpeg_of_scans(scans, 64))
+
+
+def tiff_of_fractions(count: int) -> bytes:
+    """Its horizontal resolution, of which one is usual."""
+    fraction = struct.pack("<II", 3, 7)
+    plain = tiff_of_pieces((SIDE, SIDE), DEFLATED | {278: SIDE, 282: 0}, STRIPS, 1, deflated_zeros(SIDE * SIDE))
+    entry = struct.pack("<HHII", 282, RATIONAL, count, len(plain))
+    return plain.replace(struct.pack("<HHII", 282, LONG, 1, 0), entry) + fraction * count
+
+
 def tiff_of_nops(count: int) -> bytes:
     """PackBits codes that do nothing."""
     return tiff_of_pieces((1_000, 1_000), {259: 32_773, 278: 1}, STRIPS, 1_000, b"\x80" * count + b"\x81\0" * 8)
@@ -292,7 +325,9 @@ def big_endian_bigtiff(rows: int) -> bytes:
     """Pillow reads it as a classic TIFF, whose directory may lie wherever the high bytes of an offset say."""
     tags = {256: SIDE, 257: SIDE, 258: 8, 259: 8, 262: 1, 277: 1, 273: 8, 278: rows, 279: 8}
     listed = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return b"MM\0+" + struct.pack(">HHI", 0, 16, 0) + bytes(4) + struct.pack(">H", len(tags)) + listed + bytes(4)
+    listed += struct.pack(">HHII", 282, RATIONAL, 500_000, 16 + 2 + 12 * (len(tags) + 1) + 4)
+    head = b"MM\0+" + struct.pack(">HHI", 0, 16, 0) + bytes(4) + struct.pack(">H", len(tags) + 1)
+    return head + listed + bytes(4) + struct.pack(">II", 3, 7) * 500_000
 
 
 def tiff_of_many_tags(count: int) -> bytes:
@@ -353,6 +388,7 @@ LABORIOUS: dict[str, tuple[Make, int]] = {
     "jpeg of empty segments": (jpeg_of_empty_segments, 10_000),
     "jpeg of scans": (jpeg_of_scans, 1_000),
     "jpeg of hidden scans": (jpeg_of_hidden_scans, 1_000),
+    "jpeg of scans without end": (lambda scans: jpeg_of_scans(scans, 32), 100_000),
     "bmp of single pixels": (bmp_of_single_pixels, 400),
 }
 # What a TIFF's header tells: its pieces together are far more than the picture.
@@ -366,6 +402,9 @@ MULTIPLYING: dict[str, tuple[Make, int]] = {
     "tiff of strips again and again": (tiff_of_strips_again_and_again, 1_000),
     "tiff of byte counts": (tiff_of_byte_counts, 1_000_000),
     "tiff of empty blocks": (tiff_of_empty_blocks, 200_000),
+    "tiff of clear codes": (tiff_of_clear_codes, 60_000),
+    "tiff of old jpeg": (tiff_of_old_jpeg, 1),
+    "tiff of fractions": (tiff_of_fractions, 900_000),
     "tiff of nops": (tiff_of_nops, 1_000_000),
     "tiff of tiles that only libtiff sees": (tiff_of_tiles_that_only_libtiff_sees, 2_000_000),
     "bigtiff of tags twice": (bigtiff_of_tags_twice, 2_000_000),

@@ -15,13 +15,17 @@ from tests.kit.hostile_pictures import (
     LABORIOUS,
     LIGHT,
     MULTIPLYING,
+    RGB,
     SCANNING,
+    STRIPS,
     gradient,
+    jpeg_of_arithmetic_coding,
     jpeg_of_scans,
     jpeg_with,
     saved,
     tiff_of_jpeg_planes,
     tiff_of_jpeg_tiles,
+    tiff_of_pieces,
 )
 
 MAX_PIXELS = 5_000_000
@@ -62,6 +66,15 @@ def test_what_unpacks_to_much_is_decoded_or_refused_in_bounded_time_and_memory(k
     tracemalloc.stop()
     assert time.thread_time() - started < 2 * CPU_SECONDS  # traced
     assert peak < 2**27 + 4 * len(data)
+
+
+@pytest.mark.parametrize("start_of_frame", [0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF])
+def test_a_jpeg_with_arithmetic_coding_is_refused_before_it_is_decoded(start_of_frame: int) -> None:
+    plain = jpeg_of_arithmetic_coding(start_of_frame)
+    strip = tiff_of_pieces((64, 64), RGB | {259: 7, 278: 64}, STRIPS, 1, plain)
+    for data in (plain, strip):
+        with pytest.raises(BadRequest, match="it is a JPEG with arithmetic coding: Huffman coding is allowed"):
+            decode(data, MAX_PIXELS)
 
 
 def test_a_progressive_photograph_is_decoded() -> None:

@@ -14,17 +14,19 @@ from operator import mul
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from qwen_edit.pictures.pixel_work import JPEGS, STRIP_OFFSETS, excess, pieces
+from qwen_edit.pictures.pixel_work import JPEGS, STRIP_OFFSETS, excess, pieces, unreadable
 
 # Pillow reads a file in pieces as small as its author made them, at about a microsecond each.
 FREE_READS = 2**17
 BYTES_PER_READ = 64  # beyond the free ones
 MAX_JPEG_SEGMENTS = 256  # of up to 64 KiB; a large profile or a depth map takes a hundred
+MAX_MARKERS = 2**16
 MAX_SCANS = 32  # of the largest picture, of smaller ones more: each scan of a progressive JPEG goes over all pixels
 
-JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
 END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
 STARTS_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+ARITHMETIC_CODED = "it is a JPEG with arithmetic coding: Huffman coding is allowed"
+ARITHMETIC = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")  # starts of frame that few readers know, and slow ones
 MAX_JPEG_HEIGHT = 2**16 - 1
 SCAN = bytes([0xFF, START_OF_SCAN])
 JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # none of those that no length follows
@@ -46,10 +48,12 @@ class CountedReads(io.BytesIO):
         return super().read(size)
 
 
-def check_segments(data: bytes) -> None:
-    """Before Pillow joins them: a JPEG's segments."""
+def check_header(data: bytes) -> None:
+    """Before Pillow reads them: a JPEG's segments, which it joins, and a TIFF's tags."""
     if data.startswith(b"\xff\xd8"):
         _scans_of_jpeg(data)
+    elif problem := unreadable(io.BytesIO(data)):
+        raise TooLaborious(f"it {problem}")
 
 
 def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
@@ -57,7 +61,7 @@ def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
     if isinstance(picture, TiffImageFile):
         if problem := excess(picture.tag_v2, io.BytesIO(data)):
             raise TooLaborious(f"it {problem}")
-        scanned = _scanned_in_tiff(picture.tag_v2, data) if picture.info["compression"] in JPEG_IN_TIFF else 0
+        scanned = _scanned_in_tiff(picture.tag_v2, data) if picture.info["compression"] == "jpeg" else 0
     elif picture.format in JPEGS:
         scanned = picture.width * picture.height * _scans_of_jpeg(data)
     else:
@@ -68,20 +72,23 @@ def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
 
 def _scans_of_jpeg(data: bytes) -> int:
     markers = [marker for marker, _ in _markers(data, 0)]
+    if any(ARITHMETIC.match(bytes([0xFF, marker])) for marker in markers):
+        raise TooLaborious(ARITHMETIC_CODED)
     if len(markers) > MAX_JPEG_SEGMENTS + markers.count(START_OF_SCAN):
         raise TooLaborious(f"it has more than {MAX_JPEG_SEGMENTS} segments")
     return markers.count(START_OF_SCAN)
 
 
 def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
-    """And where it ends, of the segments after the first: up to the end of the image or until there are too many."""
+    """And where it ends, of the segments after the first, up to the end of the image."""
     position = start + 2
-    for _ in range(2**16):
+    for _ in range(MAX_MARKERS):
         match = JPEG_MARKER.search(data, position)
         if not match or match[1][0] == END_OF_IMAGE:
             return
         yield match[1][0], match.end()
         position = match.end() + int.from_bytes(data[match.end() : match.end() + 2])
+    raise TooLaborious(f"it has more than {MAX_MARKERS} segments and scans")
 
 
 def _scanned_in_tiff(tags: ImageFileDirectory_v2, data: bytes) -> int:
@@ -93,6 +100,8 @@ def _scanned_in_tiff(tags: ImageFileDirectory_v2, data: bytes) -> int:
     if parts.offsets == STRIP_OFFSETS:
         for last in range(parts.down - 1, len(offsets), parts.down):
             pixels[last] = max(pixels[last], parts.width * _jpeg_height(data, offsets[last]))
+    if any(ARITHMETIC.search(data, offset, offset + count) for offset, count in zip(offsets, counts, strict=False)):
+        raise TooLaborious(ARITHMETIC_CODED)
     whole = data.count(SCAN)
     scans = [
         data.count(SCAN, offset, offset + count) if count else whole

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
-from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_segments, check_work
+from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_header, check_work
 from qwen_edit.pictures.pixel_work import JPEGS, most_pixels
 from qwen_edit.request import MAX_ASPECT
 
@@ -41,7 +41,7 @@ class PictureFile:
     """An encoded picture; pixels are counted before any is decoded, which is done when they are asked for."""
 
     def __init__(self, data: bytes, tensor: str, max_pixels: int) -> None:
-        check_segments(data)
+        check_header(data)
         self._picture = Image.open(CountedReads(data), formats=FORMATS)
         allowed = most_pixels(self._picture.format, max_pixels)
         check_size(self._picture.size, tensor, allowed)
