@@ -12,13 +12,19 @@ from typing import Any
 import pytest
 import torch
 from qwen_edit.clock import StepClock
-from qwen_edit.device_errors import DeviceError, is_device_error
+from qwen_edit.device_errors import DeviceError, is_device_error, is_out_of_memory
 from qwen_edit.engine import FAILURES_IN_A_ROW
 from qwen_edit.errors import Failed
 
 from tests.kit.engines import TestEngine, edit, engine_on, load_pipeline
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
 WORK = [("text_encoder.model", "forward"), ("vae", "encode"), ("transformer", "forward"), ("vae", "decode")]
 
 
@@ -46,9 +52,19 @@ def cat(photo: Callable[[str], bytes]) -> bytes:
         (RuntimeError(ILLEGAL), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(…)`"), True),
         (DeviceError("5 edits in a row failed"), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
-        (torch.AcceleratorError("CUDA error: out of memory"), False),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA driver error: unspecified launch failure"), True),
+        (RuntimeError("HIP error: an illegal memory access was encountered"), True),
+        (torch.AcceleratorError("CUDA error: misaligned address"), True),
+        (torch.AcceleratorError("CUDA error: the launch timed out and was terminated"), True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: uncorrectable NVLink error detected during the execution"), True),
+        (torch.AcceleratorError("CUDA error: invalid argument\nCompile to enable device-side assertions."), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul(…)`"), False),
+        (torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"), False),
+        (torch.AcceleratorError("CUDA error: too many resources requested for launch"), False),
+        *[(error, False) for error in SHORTAGES],
         (torch.AcceleratorError("CUDA error: invalid configuration argument"), False),
         (torch.AcceleratorError("CUDA error: invalid argument"), False),
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
@@ -58,6 +74,12 @@ def cat(photo: Callable[[str], bytes]) -> bytes:
 )
 def test_a_device_error_is_told_from_an_edits_own(error: Exception, expected: bool) -> None:
     assert is_device_error(error) is expected
+
+
+def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
+    assert all(map(is_out_of_memory, SHORTAGES))
+    others = [torch.AcceleratorError(ILLEGAL), ValueError("CUDA error: out of memory"), RuntimeError("out of words")]
+    assert not any(map(is_out_of_memory, others))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -142,10 +164,11 @@ def test_one_good_step_clears_the_failures_before_it(pipeline: Any, cat: bytes) 
         assert not engine.process_ended.is_set()
 
 
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=str)
 def test_edits_too_large_for_the_memory_never_end_the_process(
-    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
+    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    monkeypatch.setattr(pipeline.transformer, "forward", raising(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(pipeline.transformer, "forward", raising(shortage))
     with engine_on(pipeline) as engine:
         for _ in range(FAILURES_IN_A_ROW + 1):
             with pytest.raises(Failed, match="out of memory"):
@@ -156,8 +179,9 @@ def test_edits_too_large_for_the_memory_never_end_the_process(
 class Shortage:
     """A method of which the first call runs out of memory while it holds a tensor; later ones see what became of it."""
 
-    def __init__(self, method: Callable[..., Any], times: int = 1) -> None:
+    def __init__(self, method: Callable[..., Any], error: Exception, times: int = 1) -> None:
         self._method = method
+        self._error = error
         self._times = times
         self._witnesses: list[weakref.ref[torch.Tensor]] = []
         self.alive: list[bool] = []  # of every later call and every freeing: whether a failed call's tensor was left
@@ -171,7 +195,7 @@ class Shortage:
         if len(self._witnesses) < self._times:
             activation = torch.empty(1000)
             self._witnesses.append(weakref.ref(activation))
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise type(self._error)(*self._error.args)
         return self._method(*args, **options)
 
 
@@ -185,11 +209,18 @@ def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("part", "method", "guidance"), [*((*work, 1.0) for work in WORK), ("transformer", "forward", 4.0)]
 )
+@pytest.mark.parametrize("error", SHORTAGES[:2], ids=str)
 def test_nothing_of_what_ran_out_of_memory_is_alive_when_memory_is_freed_and_it_is_tried_again(
-    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch, part: str, method: str, guidance: float
+    pipeline: Any,
+    cat: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    method: str,
+    guidance: float,
+    error: Exception,
 ) -> None:
     failing = attrgetter(part)(pipeline)
-    shortage = Shortage(getattr(failing, method))
+    shortage = Shortage(getattr(failing, method), error)
     monkeypatch.setattr(failing, method, shortage)
     with engine_on(pipeline) as engine:
         engine.worker.before_freeing = shortage.look
@@ -202,7 +233,7 @@ def test_nothing_of_what_ran_out_of_memory_is_alive_when_memory_is_freed_and_it_
 def test_nothing_of_an_edit_too_large_for_the_memory_is_alive_when_memory_is_freed(
     pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shortage = Shortage(pipeline.transformer.forward, times=2)
+    shortage = Shortage(pipeline.transformer.forward, SHORTAGES[0], times=2)
     monkeypatch.setattr(pipeline.transformer, "forward", shortage)
     with engine_on(pipeline) as engine:
         engine.worker.before_freeing = shortage.look

@@ -1,11 +1,22 @@
-"""Which errors are the device's own: after one of them every later call fails too, until the process ends."""
+"""Which errors are the device's own: after one of them every later call fails too, until the process ends.
+
+CUDA, cuDNN, HIP and Triton's compiler put the same words behind names of their own, in errors of several classes.
+"""
 
 from __future__ import annotations
 
+import re
+
 import torch
 
-# Memory that ran out, and kernels that could not be launched: the edit's fault, and the next call works again.
-PASSING = ("out of memory", "ALLOC_FAILED", "invalid argument", "invalid configuration argument")
+SOURCES = r"CUDA error|CUDA driver error|cuDNN error|HIP error|Triton Error \[(CUDA|HIP)\]"
+STICKY = (
+    r"illegal (memory access|instruction|address)|misaligned address|invalid program counter"
+    r"|global/shared address space|launch failure|launch timed out|device-side assert|EXECUTION_FAILED"
+    r"|ECC error|nvlink|hardware (stack )?error|\bxid\b|unknown error|context is destroyed"
+)
+DEVICE_ERROR = re.compile(rf"({SOURCES}): .*({STICKY})", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(rf"({SOURCES}): .*(out of memory|ALLOC_FAILED)", re.IGNORECASE)
 
 
 class DeviceError(Exception):
@@ -13,6 +24,13 @@ class DeviceError(Exception):
 
 
 def is_device_error(error: Exception) -> bool:
-    text = str(error)
-    of_cuda = isinstance(error, RuntimeError) and (isinstance(error, torch.AcceleratorError) or "CUDA error" in text)
-    return isinstance(error, DeviceError) or (of_cuda and not any(words in text for words in PASSING))
+    return isinstance(error, DeviceError) or _says(DEVICE_ERROR, error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Also of what libraries beside PyTorch allocate, whose errors have no class of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or _says(OUT_OF_MEMORY, error)
+
+
+def _says(words: re.Pattern[str], error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and words.search(str(error)) is not None

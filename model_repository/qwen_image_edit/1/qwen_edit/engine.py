@@ -18,7 +18,7 @@ import torch
 
 from qwen_edit.clock import StepClock
 from qwen_edit.control.blame import Blame, Unblamed
-from qwen_edit.device_errors import DeviceError, is_device_error
+from qwen_edit.device_errors import DeviceError, is_device_error, is_out_of_memory
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.intake import Intake
 from qwen_edit.job import Job, Phase, Reply
@@ -236,7 +236,9 @@ class Engine:
         """`work()`, tried once more with freed memory where it ran out."""
         try:
             return work()
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             log.warning("out of memory while encoding or decoding: freeing the cache")
         # Not in the `except`: the error's traceback keeps all that the failed work has allocated.
         self._worker.free_memory(encodings=True)
@@ -247,7 +249,7 @@ class Engine:
         if is_device_error(error):
             raise error
         failure = _failure(error, job)
-        if not isinstance(error, EditError | torch.OutOfMemoryError):
+        if not (isinstance(error, EditError) or is_out_of_memory(error)):
             self._failures_in_a_row += 1
             if self._failures_in_a_row == FAILURES_IN_A_ROW:
                 raise DeviceError(f"{FAILURES_IN_A_ROW} edits in a row failed, the last with {type(error).__name__}")
@@ -281,6 +283,6 @@ def _failure(error: Exception, job: Job) -> EditError:
     if isinstance(error, EditError):
         return error
     log.error("edit %s failed", job.request.id, exc_info=error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return Failed("out of memory: ask for a smaller size or fewer reference images")
     return Failed("the model failed on this edit")

@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable
 from weakref import WeakSet
 
-import torch
-
-from qwen_edit.device_errors import is_device_error
+from qwen_edit.device_errors import is_device_error, is_out_of_memory
 from qwen_edit.job import Job
 from qwen_edit.schedule import batch_tokens, next_batch
 from qwen_edit.worker import Worker
@@ -36,13 +34,14 @@ class Stepper:
             return self._alone(batch)
         try:
             self._worker.step(batch)
-        except torch.OutOfMemoryError:
-            again = self._with_less
         except Exception as error:
             if is_device_error(error):
                 raise
-            log.exception("a step of %d edits failed; each is tried alone", len(batch))
-            again = self._alone
+            if is_out_of_memory(error):
+                again = self._with_less
+            else:
+                log.exception("a step of %d edits failed; each is tried alone", len(batch))
+                again = self._alone
         else:
             self._regain_budget()
             return batch

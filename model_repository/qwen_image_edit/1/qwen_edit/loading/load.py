@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.families.family import MEGAPIXEL, Family
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.loading import adapters, attention, compiling, placement, quantization
@@ -45,11 +46,11 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
     try:
         pipeline = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
-    except torch.OutOfMemoryError:
-        raise _does_not_fit(checkpoint.folder, device) from None
     except LoadError:
         raise
     except Exception as error:  # compilers and kernels raise almost anything
+        if is_out_of_memory(error):
+            raise _does_not_fit(checkpoint.folder, device) from None
         log.exception("the loading options could not be applied")
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
     log.info("Model loaded successfully")

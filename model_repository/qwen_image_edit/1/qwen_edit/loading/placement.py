@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.pipeline import Devices
 
@@ -59,8 +60,9 @@ class Exchange:
         self._resident = None
         try:
             module.to(self._device)
-        except torch.OutOfMemoryError:
-            module.to(CPU)
+        except Exception as error:
+            if is_out_of_memory(error):
+                module.to(CPU)
             raise
         self._resident = module
 
