@@ -146,7 +146,7 @@ class Supervisor:
         request = urllib.request.Request(url, data=b"", headers=self.plan.access.headers)
         try:
             with _no_proxy.open(request, timeout=2) as answer:
-                return tritonserver.model_is_loaded(json.load(answer))
+                return tritonserver.model_is_loaded(json.load(answer), Path(self.plan.command[0]))
         except NO_ANSWER:
             return False
 

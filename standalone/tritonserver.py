@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from standalone.settings import Settings
 
 MODEL_NAME = "qwen_image_edit"
 WHEEL = "nvidia-pytriton==0.7.0"
+STUB = "backends/python/triton_python_backend_stub"  # in an installed server's folder
 UNPACKED = PROJECT / ".triton" / "nvidia-pytriton-0.7.0"
 # Bytes a Triton request carries beside the pictures of the largest HTTP body: tensor headers, prompt, latents.
 REQUEST_OVERHEAD_BYTES = 16 * 2**20
@@ -140,7 +142,7 @@ def config_name(settings: Settings, cuda_devices: int) -> str:
     return "balanced" if settings.device_map == "balanced" else ""
 
 
-def model_is_loaded(index: list[dict[str, str]]) -> bool:
+def model_is_loaded(index: list[dict[str, str]], binary: Path) -> bool:
     """By Triton's repository index; raises LaunchError with the model's own reason where loading failed."""
     model = next((entry for entry in index if entry["name"] == MODEL_NAME), {"reason": "the repository lacks it"})
     state = model.get("state")
@@ -149,7 +151,17 @@ def model_is_loaded(index: list[dict[str, str]]) -> bool:
     # "Internal: TritonModelException: <what model.py says>", then an empty line and where it was raised
     reason = model.get("reason", "").strip().split("\n", 1)[0]
     reason = reason.removeprefix("Internal: ").removeprefix("TritonModelException: ")
+    if reason.startswith(("ModuleNotFoundError", "ImportError")):
+        reason += _other_python(binary)
     raise LaunchError(f"the model {MODEL_NAME} could not be loaded: {reason or 'Triton gives no reason'}")
+
+
+def _other_python(binary: Path) -> str:
+    """Of an installed server whose workers are not of this interpreter's version, as its packages are."""
+    stub, own = binary.resolve().parents[1] / STUB, f"{sys.version_info.major}.{sys.version_info.minor}"
+    linked = re.search(rb"libpython(3\.\d+)", stub.read_bytes()) if stub.is_file() else None
+    theirs = linked[1].decode() if linked else own
+    return "" if theirs == own else f" ({stub} is of Python {theirs}, the packages are of Python {own})"
 
 
 def _entries(path: str | None) -> list[str]:

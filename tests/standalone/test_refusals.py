@@ -15,7 +15,7 @@ import pytest
 from standalone import tritonserver
 from standalone.errors import LaunchError
 from standalone.settings import Settings
-from standalone.tritonserver import MODEL_NAME, config_name, model_is_loaded, refuse_unsupported
+from standalone.tritonserver import MODEL_NAME, STUB, config_name, model_is_loaded, refuse_unsupported
 from tests.kit.servers import PORTS, PROJECT, environment, free_ports
 
 KEY = "a-secret-of-the-launcher"
@@ -194,13 +194,28 @@ def test_a_checkpoint_that_is_none_ends_in_the_models_own_reason(tmp_path: Path)
 )
 def test_a_model_that_did_not_load_is_told_with_tritons_reason(index: list[dict[str, str]], says: str) -> None:
     with pytest.raises(LaunchError) as raised:
-        model_is_loaded(index)
+        model_is_loaded(index, Path("/bin/tritonserver"))
     assert str(raised.value) == f"the model {MODEL_NAME} could not be loaded: {says}"
+
+
+@pytest.mark.parametrize(("version", "told"), [("3.9", True), (f"3.{sys.version_info.minor}", False)])
+def test_a_module_that_workers_of_another_python_lack_is_told_with_both_versions(
+    tmp_path: Path, version: str, told: bool
+) -> None:
+    stub = tmp_path / STUB
+    stub.parent.mkdir(parents=True)
+    stub.write_bytes(b"\x7fELF\0libpython%b.so.1.0\0" % version.encode())
+    reason = "Internal: ModuleNotFoundError: No module named 'torch'\n\nAt:\n  a.py"
+    with pytest.raises(LaunchError, match="No module named 'torch'") as raised:
+        model_is_loaded([{"name": MODEL_NAME, "reason": reason}], tmp_path / "bin" / "tritonserver")
+    own = f"3.{sys.version_info.minor}"
+    hint = f" ({stub} is of Python {version}, the packages are of Python {own})"
+    assert str(raised.value).endswith(hint) is told
 
 
 @pytest.mark.parametrize(("state", "loaded"), [("READY", True), ("LOADING", False)])
 def test_a_model_is_waited_for_until_it_is_ready(state: str, loaded: bool) -> None:
-    assert model_is_loaded([{"name": MODEL_NAME, "version": "1", "state": state}]) is loaded
+    assert model_is_loaded([{"name": MODEL_NAME, "version": "1", "state": state}], Path("/bin/tritonserver")) is loaded
 
 
 @pytest.mark.parametrize(
