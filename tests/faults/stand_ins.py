@@ -23,6 +23,9 @@ class StandIn(ThreadingHTTPServer):
         self.script: list[str] = []  # what happens to the next health checks
         self.checks = 0
         self.refuses = False
+        self.edits = 0
+        self.goes_on = threading.Event()  # with the edits it has
+        self.goes_on.set()
         threading.Thread(target=self.serve_forever, args=(0.01,)).start()
 
     @property
@@ -34,6 +37,7 @@ class StandIn(ThreadingHTTPServer):
         return self.server_port
 
     def close(self) -> None:
+        self.goes_on.set()
         self.shutdown()
         self.server_close()
 
@@ -55,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.edits += 1
+        self.server.goes_on.wait()
         if self.server.refuses:
             self._answer(503, b'{"error": "draining: the server is stopping"}')
         else:

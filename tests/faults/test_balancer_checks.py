@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -102,6 +103,21 @@ def test_late_and_lost_checks_are_no_death_but_six_lost_in_a_row_and_refused_one
         become(proxy, 2, "UP")
         become(proxy, 3, "DOWN")
         assert Counter(re.findall(r"triton-\d is DOWN", proxy.log)) == {"triton-2 is DOWN": 1, "triton-3 is DOWN": 1}
+
+
+def test_an_edit_of_a_server_that_is_marked_down_ends_at_once() -> None:
+    """Though its connection is open: who waits for it can go on elsewhere."""
+    with stand_ins(1) as (hung,), balancer(hung) as proxy, ThreadPoolExecutor() as pool:
+        hung.goes_on.clear()
+        call = pool.submit(post, proxy, "edit")
+        try:
+            proxy.wait_for(lambda: hung.edits == 1)
+            hung.script = ["lost"] * 100
+            become(proxy, 1, "DOWN")
+            proxy.wait_for(call.done, seconds=5)
+        finally:
+            hung.goes_on.set()
+    assert call.result().status_code in (502, 503)
 
 
 def test_a_dead_process_refuses_as_many_checks_within_a_second_as_end_it() -> None:
