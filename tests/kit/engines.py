@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import ragged
 from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
@@ -66,9 +67,12 @@ def engine_on(pipeline: Any, **options: Any) -> Iterator[TestEngine]:
 
 
 def load_pipeline(folder: Path) -> Any:
+    """As diffusers makes it, with our forward in the place of its own, which it still is where diffusers calls it."""
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    parts = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    ragged.bind(parts.transformer)
+    return parts
 
 
 _ids = iter(range(10**9))

@@ -81,7 +81,6 @@ class TritonPythonModel:
             max_input_pixels=settings.limits.input_pixels,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
-            unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
         )
         self._engine = Engine(
             worker, self._metrics, max_jobs=settings.max_jobs, max_batch_tokens=settings.max_batch_tokens

@@ -47,7 +47,7 @@ class Worker(Protocol):
         """The state of a waiting job before its first step."""
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
-        """Moves every running job one step on. All must share a geometry; none is changed where this raises."""
+        """Moves every running job one step on; none is changed where this raises."""
 
     def decode(self, job: Job) -> Result:
         """What a job answers after the last step of its run; raises Failed where the model made no numbers."""
@@ -67,7 +67,6 @@ class PipelineWorker:
         cache_bytes: int,
         max_input_pixels: int,
         mrope: bool = True,
-        unpadded_row_tokens: int = 2**31,
     ) -> None:
         self._pipeline = pipeline
         self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), mrope=mrope)
@@ -78,7 +77,7 @@ class PipelineWorker:
             channels=pipeline.token_channels,
             max_input_pixels=max_input_pixels,
         )
-        self._denoiser = Denoiser(pipeline, unpadded_row_tokens)
+        self._denoiser = Denoiser(pipeline)
         self._levels = NoiseLevels(pipeline.scheduler)
 
     @property
