@@ -51,7 +51,7 @@ check: $(VENV)/.test  ## ruff and mypy over everything that is Python, tsc over 
 docs: $(VENV)/.serve  ## write .env.example and the tables of docs/ from the code
 	$(VENV)/bin/python -m docs.generate
 
-demo-checkpoint: $(VENV)/.demo  ## train the demo checkpoint anew: up to 90 minutes on two cores
+demo-checkpoint: $(VENV)/.demo  ## retrain the demo checkpoint: up to 90 minutes on two cores
 	PYTHONPATH=model_repository/qwen_image_edit/1 $(VENV)/bin/python -m checkpoints.demo
 
 clean:  ## remove everything that make installed or wrote

@@ -13,6 +13,7 @@ import statistics
 
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.worker import PipelineWorker
 
@@ -31,7 +32,7 @@ def main() -> None:
     for _ in range(ROUNDS):
         means = {}
         for segments in (1, SEGMENTS):
-            worker = PipelineWorker(pipeline, sizes, max_input_pixels=10**8, cache_bytes=2**28)
+            worker = PipelineWorker(pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=2**28)
             engine = Engine(worker, Watch(), max_jobs=100, max_batch_tokens=1)
             ended, latencies = run_in_segments(engine, requests, segments)
             engine.close()

@@ -32,6 +32,7 @@ from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
 from qwen_edit.forward.attention import varlen_operator
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
@@ -135,7 +136,7 @@ def edits(count: int, size: int, scale: float, steps: list[int]) -> list[EditReq
     names = sorted(PICTURES.glob("*.jpg"))
     return [
         EditRequest(
-            id=f"{number}", images=(picture(names[number % len(names)], number),), mask=None,
+            id=f"{number}", edit_id=f"{number}", images=(picture(names[number % len(names)], number),), mask=None,
             prompt=f"{PROMPTS[number % len(PROMPTS)]} {number}", negative_prompt=f"blurry {number}", size=(size, size),
             num_inference_steps=steps[number % len(steps)], true_cfg_scale=scale, seed=number, start_step=0,
             stop_step=steps[number % len(steps)], latents=None, preview=0, arrival=0.0,
@@ -170,7 +171,7 @@ def run_stock(pipeline: Any, sizes: Sizes, requests: list[EditRequest]) -> Run:
 
 def run_engine(pipeline: Pipeline, sizes: Sizes, requests: list[EditRequest], clients: int, budget: int) -> Run:
     watch = Watch()
-    worker = PipelineWorker(pipeline, sizes, max_input_pixels=10**8, cache_bytes=0, mrope=False)
+    worker = PipelineWorker(pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=0, mrope=False)
     engine = Engine(worker, watch, max_jobs=1000, max_batch_tokens=budget)
     waiting = iter(requests)
     latencies: list[float] = []

@@ -20,6 +20,7 @@ from qwen_edit.forward.denoise import Denoiser, Denoising
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
 from qwen_edit.loading.load import accelerate
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
@@ -105,7 +106,7 @@ class Model:
     def edits(self, requests: list[EditRequest]) -> list[Finished]:
         """All sent at once; each one's seconds are those of all."""
         sizes = self._sizes(request_side(requests[0]))
-        worker = WatchedWorker(PipelineWorker(self.pipeline, sizes, max_input_pixels=10**8, cache_bytes=0, mrope=False))
+        worker = WatchedWorker(PipelineWorker(self.pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=0, mrope=False))
         engine = Engine(worker, Watch(), max_jobs=1000, max_batch_tokens=MAX_BATCH_TOKENS)
         try:
             started = time.perf_counter()
@@ -152,7 +153,8 @@ def as_picture(image: Any) -> np.ndarray[Any, Any]:
 
 def request(case: Case, seed: int = 1) -> EditRequest:
     return EditRequest(
-        id=f"{case} {seed}", images=(PICTURE.read_bytes(),), mask=None, prompt=PROMPT, negative_prompt=NEGATIVE,
+        id=f"{case} {seed}", edit_id=f"{case} {seed}", images=(PICTURE.read_bytes(),), mask=None,
+        prompt=PROMPT, negative_prompt=NEGATIVE,
         size=(case.size, case.size), num_inference_steps=case.steps, true_cfg_scale=GUIDANCE if case.guided else 1.0,
         seed=seed, start_step=0, stop_step=case.steps, latents=None, preview=0, arrival=0.0,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 import shim.settings
 import standalone.settings
-from shim.reading.fields import readme_rows
+from shim.reading.fields import markdown_rows
 from standalone.parts import model_settings
 from standalone.settings_grammar import Setting, settings_of, text
 
@@ -40,6 +40,10 @@ def sections() -> dict[str, list[Setting[Any]]]:
         "the model": list(settings_of(model_settings(PROJECT / "model_repository"))),
     }
     declared = {setting.name: setting for part in parts.values() for setting in part}
+    for part, settings in parts.items():
+        for each in settings:
+            if words_of(each) != words_of(declared[each.name]):
+                raise SystemExit(f"{each.name} is declared otherwise by {part} than by another part")
     readers = Counter(setting.name for part in parts.values() for setting in part)
     return {
         "several parts": [declared[name] for name, count in readers.items() if count > 1],
@@ -48,9 +52,17 @@ def sections() -> dict[str, list[Setting[Any]]]:
     }
 
 
+def words_of(setting: Setting[Any]) -> tuple[str, str, str]:
+    """What the documents say of it."""
+    return default_of(setting), setting.cast.allowed, setting.says
+
+
 def of_docker_compose() -> Setting[str]:
-    says = "The machine's address on which the shim's `PORT` is published. 127.0.0.1: only this machine can reach it."
-    return Setting("HOST_ADDRESS", text, "0.0.0.0", says, computed=False)
+    says = (
+        "The machine's address on which the shim's `PORT` is published. 0.0.0.0: to all, past most firewalls, as "
+        "Docker's rules come first; set `API_KEY` then."
+    )
+    return Setting("HOST_ADDRESS", text, "127.0.0.1", says, computed=False)
 
 
 def default_of(setting: Setting[Any]) -> str:
@@ -91,7 +103,7 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 def tables() -> dict[str, Iterable[tuple[str, ...]]]:
     """The rows of every table by what it is called where it is to be written."""
     settings = {f"settings of {readers}": settings_rows(each) for readers, each in sections().items()}
-    return {**settings, "the fields of an edit": [("field", "values", "default"), *readme_rows()]}
+    return {**settings, "the fields of an edit": [("field", "values", "default"), *markdown_rows()]}
 
 
 def with_tables(document: str) -> str:

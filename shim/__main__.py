@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import socket
 import sys
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
 
 from shim.app import create_app
+from shim.guards.descriptors import ACCEPTED_AT_ONCE, OnceAWhile, raise_file_limit
+from shim.guards.forwarded import TrustedProxies
 from shim.guards.protocol import BoundedProtocol
-from shim.limits import HEADER_BYTES
-from shim.log import configure_logging
+from shim.log import configure_logging, logger
 from shim.running.drain import Drain
 from shim.settings import Settings
 from shim.settings_grammar import SettingsError
 
 KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
+BACKLOG = 2048  # connections that wait to be accepted
 CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over
+
+OPEN = "HOST=%s without API_KEY: everybody who reaches port %d may edit. Set API_KEY, or let only this machine reach it"
 
 
 class DrainingServer(uvicorn.Server):
@@ -26,6 +33,12 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
         self.drain = drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in (each for server in self.servers for each in server.sockets):
+            with listening.dup() as same:
+                same.listen(BACKLOG)  # asyncio accepts as many at once as it lets wait
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM and not self.drain.started:
@@ -44,9 +57,15 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     configure_logging(settings)
+    if settings.is_open:
+        logger.warning(OPEN, settings.host, settings.port)
+    logging.getLogger("asyncio").addFilter(OnceAWhile("socket.accept() out of system resource"))
+    raise_file_limit()
     drain = Drain(settings.drain_seconds)
+    app: Callable[..., Awaitable[None]] = create_app(settings, drain)
     config = uvicorn.Config(
-        create_app(settings, drain),
+        app,
+        proxy_headers=False,  # TrustedProxies stands in its place
         host=settings.host,
         port=settings.port,
         http=BoundedProtocol,
@@ -54,10 +73,11 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
-        h11_max_incomplete_event_size=HEADER_BYTES,
     )
+    config.app = TrustedProxies(app, config.forwarded_allow_ips)
     DrainingServer(config, drain).run()
     return 0
 

@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,10 +26,13 @@ from shim.guards.cors import cors
 from shim.guards.deadline import BodyDeadline
 from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
+from shim.guards.origin import SameOrigin
 from shim.health import health, ready
+from shim.limits import BODIES_IN_FLIGHT, SPOOLED_BODIES
 from shim.metrics import Metrics
 from shim.openapi import describe
 from shim.page import page_routes
+from shim.reading.spool import Spool
 from shim.running.drain import Drain
 from shim.running.readiness import Readiness
 from shim.running.services import Services
@@ -66,6 +70,8 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         Middleware(RequestContext, metrics=metrics),
         *cors(settings.cors_origins),
         Middleware(InternalErrors),
+        Middleware(ExceptionMiddleware, handlers={ShimError: answer_error}),
+        Middleware(SameOrigin, settings=settings),
         Middleware(BodyDeadline, seconds=settings.body_timeout_seconds),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
     ]
@@ -76,7 +82,7 @@ def _lifespan(
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        triton = Triton(settings.triton_url, settings.asked_health_url)
+        triton = Triton(settings.triton_url, settings.asked_health_url, BODIES_IN_FLIGHT * settings.max_body_bytes)
         try:
             yield {
                 "services": Services(
@@ -84,6 +90,7 @@ def _lifespan(
                     model=triton,
                     readiness=Readiness(triton.is_ready),
                     flood=Flood(),
+                    spool=Spool(SPOOLED_BODIES * settings.max_body_bytes),
                     threads=CapacityLimiter(os.cpu_count() or 1),
                     metrics=metrics,
                 ),

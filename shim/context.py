@@ -19,6 +19,7 @@ from shim.metrics import Metrics
 from shim.running.drain import Drain
 from shim.running.services import Services
 
+PATH_CHARS = 200  # of a request's that the log keeps
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -74,7 +75,7 @@ def log_error(request: Request[Any], error: ShimError) -> None:
         logging.ERROR if answer.status >= 500 else logging.INFO,
         "%s %s: %d %s: %s",
         request.method,
-        one_line(request.scope["path"]),
+        one_line(request.scope["path"][:PATH_CHARS]),
         answer.status,
         answer.code,
         one_line(error.message),

@@ -28,7 +28,7 @@ async def edit_images(request: Request[State]) -> Response:
     authorize(request.headers, settings.api_key)
     services.flood.check()
     async with AsyncExitStack() as resources:
-        edit = await resources.enter_async_context(read_edit(request, settings, services.threads))
+        edit = await resources.enter_async_context(read_edit(request, settings, services.spool, services.threads))
         if not await services.readiness.is_ready():
             raise ModelNotReady("Model is not ready yet")
         logger.info(

@@ -3,12 +3,13 @@
 ShimError
 ├── InvalidInput         a field or the body is not what the contract allows
 ├── Unauthorized
+├── Forbidden            a foreign web page, or a host name that is not the server's
 ├── NotFound
 ├── MethodNotAllowed
 ├── BodyTimeout          the body came too slowly
 ├── PayloadTooLarge
 ├── QueueFull            the engine refused a new edit
-├── ModelNotReady        Triton is away, loading, or broke off
+├── ModelNotReady        Triton is away, loading, or broke off; or there is no room for the upload
 ├── GenerationTimeout
 ├── GenerationError      the model failed
 ├── InternalError        a bug of ours
@@ -17,6 +18,7 @@ ShimError
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +42,9 @@ class InvalidInput(ShimError): ...
 
 
 class Unauthorized(ShimError): ...
+
+
+class Forbidden(ShimError): ...
 
 
 class NotFound(ShimError): ...
@@ -81,6 +86,7 @@ class Answer:
 
 
 # Retry-After stays within 1..60 seconds, where all SDKs obey it; they repeat a 5xx unless `x-should-retry` is false.
+SPREAD_UP_TO = 40  # seconds: what is more is told as this, so that there is a spread below the 60 too
 ANSWERS: dict[type[ShimError], Answer] = {
     InvalidInput: Answer(400, "INVALID_INPUT", "invalid_request_error"),
     Unauthorized: Answer(
@@ -89,6 +95,7 @@ ANSWERS: dict[type[ShimError], Answer] = {
         "authentication_error",
         {"www-authenticate": 'Basic realm="image-edit", charset="UTF-8"'},
     ),
+    Forbidden: Answer(403, "FORBIDDEN", "permission_error"),
     NotFound: Answer(404, "NOT_FOUND", "not_found_error"),
     MethodNotAllowed: Answer(405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
     BodyTimeout: Answer(408, "BODY_TIMEOUT", "invalid_request_error", {"x-should-retry": "false"}),
@@ -125,4 +132,13 @@ def error_body(error: ShimError, dialect: Dialect) -> dict[str, Any]:
 
 def error_response(error: ShimError, dialect: Dialect) -> JSONResponse:
     answer = ANSWERS[type(error)]
-    return JSONResponse(error_body(error, dialect), answer.status, {**answer.headers, **error.headers})
+    headers = {**answer.headers, **error.headers}
+    if "retry-after" in headers:
+        headers["retry-after"] = str(spread(int(headers["retry-after"])))
+    return JSONResponse(error_body(error, dialect), answer.status, headers)
+
+
+def spread(seconds: int) -> int:
+    """As many or up to half as many more: those who were refused together do not come back together."""
+    first = min(seconds, SPREAD_UP_TO)
+    return random.randint(first, first + max(1, first // 2))

@@ -26,7 +26,7 @@ from shim.log import logger
 from shim.running.encode import picture_object
 from shim.running.run import Advanced, EditRun, Event, Output, Partial, size_of, usage
 
-REFUSAL_SECONDS = 0.5  # so long a refusal may still be the answer itself, with its own status
+REFUSAL_SECONDS = 0.5  # for this long a refusal may still be the answer itself, with its own status
 KEEP_ALIVE_SECONDS = 8.0
 EVENTS = 4  # that wait for a slow reader, then the edit waits too
 CHUNK_BYTES = 2**18
@@ -132,7 +132,7 @@ async def _first(heard: MemoryObjectReceiveStream[Event], working: asyncio.Task[
 
 
 async def _next(heard: MemoryObjectReceiveStream[Event], seconds: float) -> Event | None:
-    """None if nothing happens for so many seconds."""
+    """None if nothing happens for that many seconds."""
     with anyio.move_on_after(seconds):
         return await heard.receive()
     return None

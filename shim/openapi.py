@@ -8,6 +8,7 @@ from typing import Any
 from shim.errors import (
     ANSWERS,
     BodyTimeout,
+    Forbidden,
     GenerationError,
     GenerationTimeout,
     InternalError,
@@ -30,7 +31,7 @@ Schema = dict[str, Any]
 DEPLOYMENT = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Any."}
 REQUEST_ID = {"description": "The caller's own, if well formed, else a new one.", "schema": {"type": "string"}}
 EDIT_ERRORS = (
-    *(InvalidInput, Unauthorized, BodyTimeout, PayloadTooLarge, QueueFull, GenerationError, InternalError),
+    *(InvalidInput, Unauthorized, Forbidden, BodyTimeout, PayloadTooLarge, QueueFull, GenerationError, InternalError),
     *(ModelNotReady, GenerationTimeout),
 )
 ABOUT_EDITS = """\
@@ -43,7 +44,7 @@ Errors have the shape of the caller's kind: a string `error` beside `message`, o
 ABOUT_STREAMS = """\
 With `stream=true`: server-sent events. `image_edit.partial_image` (PartialImageEvent), one `image_edit.completed`
 (CompletedEvent) for each output, and `error` (ErrorEvent), after which the stream ends. Lines that begin with a colon
-are comments: they keep the connection alive and may tell the step, as in `: progress 12/50`."""
+are comments: they keep the connection alive and may report the step, as in `: progress 12/50`."""
 
 
 def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
@@ -67,20 +68,23 @@ def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
 
 
 def _probes() -> dict[str, Any]:
+    foreign = _errors([Forbidden])
     unready = _errors([ModelNotReady], {"$ref": "#/components/schemas/ClassicError"})
     return {
-        "/": {"get": _get("page", "A page on which to try edits", {"text/html": {"schema": {"type": "string"}}})},
+        "/": {
+            "get": _get("page", "A page on which to try edits", {"text/html": {"schema": {"type": "string"}}}, foreign)
+        },
         "/health": {"get": _get("health", "Is the process alive", _json("Health"))},
         "/ready": {"get": _get("ready", "Is a model behind it, so that edits can be sent", _json("Ready"), unready)},
         "/metrics": {"get": _get("metrics", "Metrics for Prometheus", {"text/plain": {"schema": {"type": "string"}}})},
         "/openapi.json": {
-            "get": _get("openapi", "This description", {"application/json": {"schema": {"type": "object"}}})
+            "get": _get("openapi", "This description", {"application/json": {"schema": {"type": "object"}}}, foreign)
         },
     }
 
 
 def _models(settings: Settings) -> dict[str, Any]:
-    operation = _get("listModels", "The model that is served", _json("Models"), _errors([Unauthorized]))
+    operation = _get("listModels", "The model that is served", _json("Models"), _errors([Unauthorized, Forbidden]))
     return {**operation, "security": _security(settings)}
 
 
@@ -148,7 +152,8 @@ def _multipart(settings: Settings) -> Schema:
     address = {"type": "string", "maxLength": MAX_URL_CHARS}
     each = (
         "Pictures that are each edited on their own, `n` times. "
-        f"PNG, JPEG, WebP, GIF, BMP or TIFF with at most {settings.max_input_pixels} pixels each."
+        f"PNG, JPEG, WebP, GIF, BMP or TIFF with at most {settings.max_input_pixels} pixels each, "
+        "a JPEG twice as many."
     )
     pictures = {
         **_lists(BATCH_FILES, file, each, settings),

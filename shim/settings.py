@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
@@ -21,23 +22,36 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _origins(value: str) -> tuple[str, ...]:
-    listed = tuple(origin.strip() for origin in value.split(",") if origin.strip())
-    if not all(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^\s/]+", origin) for origin in listed):
+def _listed(value: str, pattern: str) -> tuple[str, ...]:
+    listed = tuple(each.strip() for each in value.split(",") if each.strip())
+    if not all(re.fullmatch(pattern, each) for each in listed):
         raise ValueError
     return listed
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    return _listed(value, r"\*|[a-z][a-z0-9+.-]*://[^\s/]+")
 
 
 def _hosts(value: str) -> tuple[str, ...]:
-    listed = tuple(host.strip().lower() for host in value.split(",") if host.strip())
-    if not all(re.fullmatch(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", host) for host in listed):
-        raise ValueError
-    return listed
+    return _listed(value.lower(), r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return _listed(value.lower(), r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 URL = Cast("http://HOST:PORT or https://HOST:PORT", _url)
 ORIGINS = Cast("* or a comma list of origins such as https://example.org", _origins)
 HOSTS = Cast("a comma list of HOST or HOST:PORT", _hosts)
+NAMES = Cast("a comma list of host names without ports", _names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +101,10 @@ class Settings:
         "Bytes of the largest HTTP request body. Triton's own limit is set 16 MiB higher.",
     )
     max_input_pixels: int = setting(
-        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
+        "MAX_INPUT_PIXELS",
+        integer(1, 10**9),
+        2**25,
+        "Most pixels that an input picture may have. A JPEG may have twice as many.",
     )
     max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
     max_side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
@@ -117,7 +134,8 @@ class Settings:
         "BODY_TIMEOUT_SECONDS",
         number(1, 86_400),
         60.0,
-        "How long a request's body may take to arrive, plus one second for every 64 KiB of it.",
+        "How long a request's body may take to arrive, plus one second for every 64 KiB of it. 10 seconds "
+        "without a byte end it too.",
     )
     drain_seconds: float = setting(
         "DRAIN_SECONDS",
@@ -134,7 +152,14 @@ class Settings:
         "(then the scheme's own). Only public addresses are connected to. Empty: none; only `data:` URLs are taken.",
     )
     cors_origins: tuple[str, ...] = setting(
-        "CORS_ORIGINS", ORIGINS, (), "Origins whose web pages may call the API. Empty: none."
+        "CORS_ORIGINS", ORIGINS, (), "Origins whose web pages may call the API. Empty: only the shim's own page may."
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        "ALLOWED_HOSTS",
+        NAMES,
+        (),
+        "Public host names by which the shim may be called where no `API_KEY` is set. IP addresses, names without a "
+        "dot and those that end in .internal, .local, .localhost or .svc are always allowed, and so is `HOST`.",
     )
     log_level: str = setting(
         "LOG_LEVEL",
@@ -142,7 +167,13 @@ class Settings:
         "INFO",
         "The least severe messages that are logged.",
     )
-    log_prompts: bool = setting("LOG_PROMPTS", boolean, True, "false: only the length of a prompt is logged.")
+    log_prompts: bool = setting(
+        "LOG_PROMPTS",
+        boolean,
+        True,
+        "false: only the length of a prompt is logged, not its first 50 characters. Advised wherever others send "
+        "theirs: prompts are personal data.",
+    )
     log_format: str = setting("LOG_FORMAT", choice("text", "json"), "text", "Format of the shim's log lines.")
 
     @classmethod
@@ -157,6 +188,11 @@ class Settings:
         triton = urlsplit(self.triton_url)
         host = f"[{triton.hostname}]" if ":" in (triton.hostname or "") else triton.hostname
         return f"{triton.scheme}://{host}:{SUPERVISOR_PORT}/healthz"
+
+    @property
+    def is_open(self) -> bool:
+        """Who reaches this machine may edit: no key is asked for, and not only the machine itself is listened to."""
+        return not self.api_key and not _is_loopback(self.host)
 
     @property
     def served_model(self) -> str:

@@ -11,7 +11,7 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 IDLE_HEARTBEAT_SECONDS = 5.0  # an idle engine beats every second
 BUSY_HEARTBEAT_SECONDS = 15.0  # a busy one between two steps, encodings or decodings
-STALL_STEPS = 20  # no engine is called stalled before so many of its own steps would have been made
+STALL_STEPS = 20  # no engine is called stalled before this many of its own steps would have been made
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class EngineState:
     jobs: int  # waiting and running
     steps: float  # made since the start
     ended: float  # edits
+    pictures: float  # decoded
     encode_seconds: float
     denoise_seconds: float
     forwards: float
 
     @property
     def progress(self) -> tuple[float, ...]:
-        return self.steps, self.ended, self.encode_seconds
+        return self.steps, self.ended, self.pictures, self.encode_seconds
 
 
 def parse(metrics: str) -> dict[str, EngineState]:
@@ -49,6 +50,7 @@ def _state(sums: defaultdict[str, float]) -> EngineState:
         jobs=int(sums["jobs"]),
         steps=sums["steps_total"],
         ended=sums["edits_total"],
+        pictures=sums["pictures_total"],
         encode_seconds=sums["seconds_total:encode"],
         denoise_seconds=sums["seconds_total:denoise"],
         forwards=sums["rows_per_step_count"],
@@ -79,7 +81,7 @@ class EngineWatch:
             self._step_seconds = max(self._step_seconds, seconds)
 
     def stalled(self, now: float) -> str | None:
-        """Why its server must be started again."""
+        """Why its server must be restarted."""
         if self._state is None:
             return None
         limit = max(self._stall_seconds, STALL_STEPS * self._step_seconds)

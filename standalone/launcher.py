@@ -1,4 +1,4 @@
-"""Starts tritonserver and the shim, watches both, and stops both when one gives up or the launcher is told to."""
+"""Starts tritonserver and the shim, keeps both serving, and stops both when the launcher is told to."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import signal
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from standalone import balancer, cuda, tritonserver
+from standalone import balancer, cuda, machine, tritonserver
 from standalone.errors import LaunchError
 from standalone.plan import Plan, plan
 from standalone.ports import Wanted, ports_of, refuse_taken_ports
-from standalone.processes import PROJECT, Group, Reaper, ending, python_path, remove_shared_memory
+from standalone.probe import answers_200
+from standalone.processes import PROJECT, Reaper, python_path, remove_shared_memory
+from standalone.restarts import Restarts
+from standalone.service import Service
 from standalone.settings import Settings, url_host
 from standalone.supervisor import POLL_SECONDS, TRITON_STOP_SECONDS, Phase, Supervisor, configure_logging
 
@@ -46,19 +47,16 @@ class Upstream:
     health_url: str
 
 
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
 class Launcher:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.shm_prefix = f"qwen_image_edit_{os.getpid()}_"
-        self.groups: list[Group] = []  # all but the supervised servers
         self.supervisors: list[Supervisor] = []
+        self.services: list[Service] = []  # what is before them
         self.signal: int | None = None
 
     def run(self) -> int:
-        """Serves until a signal or a child's end; returns the exit status, never 0: a server has no normal end."""
+        """Serves until a signal; returns the exit status, never 0: a server has no normal end."""
         configure_logging(self.settings.log_level)
         triton = tritonserver.find()
         tritonserver.config_name(self.settings, cuda.device_count())  # refuses a device map that cannot be
@@ -71,6 +69,7 @@ class Launcher:
                 self.settings, triton, model_dir=model_dir, shm_prefix=self.shm_prefix, folder=Path(folder)
             )  # fmt: skip
             refuse_taken_ports(self._ports(plans))
+            machine.prepare(self.settings)
             self._reaper = Reaper(self.shm_prefix)
             try:
                 self._start_tritons(plans)
@@ -89,14 +88,14 @@ class Launcher:
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
 
-    def _start(self, name: str, command: list[str], env: dict[str, str]) -> Group:
-        group = Group(name, command, env)
-        self.groups.append(group)
-        self._reaper.remember(group.pgid)
-        return group
+    def _start(self, name: str, command: list[str], env: dict[str, str], url: str) -> Service:
+        restarts = Restarts(name, self.settings, gives_up=False)
+        service = Service(name, command, env, url, self._reaper, restarts)
+        self.services.append(service)
+        return service
 
     def _start_tritons(self, plans: list[Plan]) -> None:
-        self.supervisors = [Supervisor(each, self._reaper) for each in plans]
+        self.supervisors = [Supervisor(each, self._reaper, gives_up=False) for each in plans]
         for supervisor in self.supervisors:
             supervisor.start()
         self._wait(lambda: all(s.phase is Phase.SERVING for s in self.supervisors), "the model is loading")
@@ -106,10 +105,11 @@ class Launcher:
         if len(plans) == 1 or self.signal is not None:
             return Upstream(self.settings.triton_url, self.settings.health_url)
         env = {**os.environ, **balancer.environment(self.settings, plans)}
-        group = self._start("haproxy", balancer.command(), env)
         url = f"http://127.0.0.1:{self.settings.balancer_port}"
-        self._wait(lambda: answers_200(f"{url}/healthz"), "the balancer is starting", group, BALANCER_START_SECONDS)
-        return Upstream(url, f"{url}/healthz")
+        health_url = f"{url}/healthz"
+        haproxy = self._start("haproxy", balancer.command(), env, health_url)
+        self._wait(lambda: answers_200(health_url), "the balancer is starting", haproxy, BALANCER_START_SECONDS)
+        return Upstream(url, health_url)
 
     def _start_shim(self, model_dir: str, upstream: Upstream) -> None:
         if self.signal is not None:
@@ -126,20 +126,20 @@ class Launcher:
             "PORT": str(self.settings.port),
             "PYTHONPATH": python_path(),
         }
-        group = self._start("shim", [sys.executable, "-m", "shim"], env)
-        url = f"{self.settings.shim_url}/ready"
-        self._wait(lambda: answers_200(url), "the shim is starting", group, SHIM_START_SECONDS)
+        url = self.settings.shim_url
+        shim = self._start("shim", [sys.executable, "-m", "shim"], env, f"{url}/health")
+        self._wait(lambda: answers_200(f"{url}/ready"), "the shim is starting", shim, SHIM_START_SECONDS)
 
     def _wait(
-        self, ready: Callable[[], bool], doing: str, group: Group | None = None, seconds: float = float("inf")
+        self, ready: Callable[[], bool], doing: str, service: Service | None = None, seconds: float = float("inf")
     ) -> None:
-        """Until `ready()`, a signal, or the end of `group`, with a line of progress every few seconds."""
+        """Until `ready()` or a signal, with a line of progress every few seconds."""
         started = shown = time.monotonic()
         while self.signal is None and not ready():
             self._tick()
             now = time.monotonic()
-            if group is not None and now - started > seconds:
-                raise LaunchError(f"{group.name} was not ready after {seconds:.0f} s")
+            if service is not None and now - started > seconds:
+                raise LaunchError(f"{service.name} was not ready after {seconds:.0f} s")
             if now - shown >= PROGRESS_SECONDS:
                 shown = now
                 print(f"{doing}: {now - started:.0f} s", flush=True)
@@ -154,15 +154,13 @@ class Launcher:
     def _tick(self) -> None:
         for supervisor in self.supervisors:
             supervisor.tick()
-        for group in self.groups:
-            if group.exit_status is not None:
-                raise LaunchError(f"{group.name} {ending(group.exit_status)}; everything is stopped")
+        for service in self.services:
+            service.tick()
 
     def _stop(self) -> None:
         """The shim first, so that no edit meets a Triton that is gone."""
-        for group in reversed(self.groups):
-            group.stop(SHIM_STOP_SECONDS if self.signal is not None else FAILED_STOP_SECONDS)
-            self._reaper.forget(group.pgid)
+        for service in reversed(self.services):
+            service.stop(SHIM_STOP_SECONDS if self.signal is not None else FAILED_STOP_SECONDS)
         for supervisor in self.supervisors:
             supervisor.stop(TRITON_STOP_SECONDS if self.signal is not None else FAILED_STOP_SECONDS)
         remove_shared_memory(self.shm_prefix)
@@ -173,14 +171,6 @@ def demo_checkpoint() -> str:
     """The folder of the demo checkpoint."""
     print(f"QWEN_MODEL_DIR is not set: serving the demo, a toy that knows a few edits ({MODEL_CARD}).", flush=True)
     return str(DEMO_CHECKPOINT)
-
-
-def answers_200(url: str) -> bool:
-    try:
-        with _no_proxy.open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def announce(settings: Settings, seconds: float) -> None:

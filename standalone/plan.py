@@ -10,6 +10,7 @@ from pathlib import Path
 
 from standalone import cuda
 from standalone.errors import LaunchError
+from standalone.private_folder import private_folder
 from standalone.settings import Settings
 from standalone.tritonserver import Access, TritonServer, config_name
 
@@ -44,8 +45,7 @@ def plan(
     for number, device in enumerate(devices):
         own = settings.of_server(number)
         name = "tritonserver" if len(devices) == 1 else f"tritonserver-{number + 1}"
-        prefix, control_dir = f"{shm_prefix}{number}_", folder / str(number)
-        control_dir.mkdir()
+        prefix, control_dir = f"{shm_prefix}{number}_", private_folder(folder / str(number))
         env = triton.environment(environ, own, model_dir)
         env["CONTROL_DIR"] = str(control_dir)
         if device is not None:

@@ -54,6 +54,12 @@ class Settings:
         "The key that clients have to send, as Bearer, Basic or `api-key` header. Empty: no authentication.",
         secret=True,
     )
+    allow_no_auth: bool = setting(
+        "ALLOW_NO_AUTH",
+        boolean,
+        False,
+        "true: `make serve` starts without `API_KEY` although `HOST` is not 127.0.0.1, ::1 or localhost.",
+    )
     log_level: str = setting(
         "LOG_LEVEL",
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
@@ -91,13 +97,14 @@ class Settings:
         "MAX_FAILURES",
         integer(1, 1_000_000),
         5,
-        "Failures within `FAILURE_WINDOW_MINUTES` after which the supervisor gives up.",
+        "Failures within `FAILURE_WINDOW_MINUTES` after which the supervisor gives up. `make serve` tries again every "
+        "5 minutes instead.",
     )
     failure_window_minutes: int = setting(
         "FAILURE_WINDOW_MINUTES",
         integer(1, 10_000),
         30,
-        "`MAX_FAILURES` failures within this many minutes, and the supervisor gives up.",
+        "Minutes within which `MAX_FAILURES` failures are too many.",
     )
     triton_address: str = setting(
         "TRITON_ADDRESS",

@@ -1,6 +1,6 @@
 """Keeps tritonserver serving: starts it, watches it, and starts it again when it or one of its workers fails.
 
-Triton 24.10 does not replace a Python-backend worker that died: it goes on calling itself ready, and the calls that the
+Triton 24.10 does not replace a Python-backend worker that died: it still calls itself ready, and the calls that the
 worker held never come back. So the whole server is ended, which resets its sockets, and whoever was waiting sends the
 interrupted segments again.
 
@@ -23,13 +23,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from standalone import healthz, tritonserver
+from standalone import healthz, machine, tritonserver
+from standalone.blame import acquit
 from standalone.errors import LaunchError
 from standalone.healthz import HealthServer, Problem
 from standalone.observer import Observer
 from standalone.parts import checked_settings
 from standalone.plan import Plan, plan
 from standalone.ports import ports_of, refuse_taken_ports
+from standalone.private_folder import private_folder
+from standalone.probe import NO_ANSWER
 from standalone.processes import Group, Reaper, ending, remove_shared_memory
 from standalone.restarts import Restarts
 from standalone.settings import Settings
@@ -38,7 +41,7 @@ log = logging.getLogger("image_edit_server")
 
 POLL_SECONDS = 0.2
 DRAINING = "draining"  # the file in the control folder while whose presence engines refuse new edits
-DRAINED_SECONDS = 2.0  # so long without an edit, and a draining server is ended
+DRAINED_SECONDS = 2.0  # without an edit, after which a draining server is ended
 TRITON_STOP_SECONDS = 3.0
 _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -46,7 +49,7 @@ _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Phase(enum.Enum):
     LOADING = "the model is loading"
     SERVING = "serving"
-    WAITING = "tritonserver failed and will be started again"
+    WAITING = "tritonserver failed and will be restarted"
     DRAINING = "draining"
     STOPPED = "stopped"
 
@@ -54,13 +57,13 @@ class Phase(enum.Enum):
 class Supervisor:
     """One tritonserver. `tick()` is called every POLL_SECONDS, always from the same thread."""
 
-    def __init__(self, plan: Plan, reaper: Reaper) -> None:
+    def __init__(self, plan: Plan, reaper: Reaper, *, gives_up: bool = True) -> None:
         self.plan = plan
         self.phase = Phase.LOADING
         self._reaper = reaper
         self._group: Group | None = None
         self._observer: Observer | None = None
-        self._restarts = Restarts(plan.settings.max_failures, 60.0 * plan.settings.failure_window_minutes)
+        self._restarts = Restarts(plan.name, plan.settings, gives_up=gives_up)
         self._served = False  # at any time
         self._serving_since = self._restart_at = self._drain_until = 0.0
         self._busy_at = 0.0  # when an edit was last seen while draining
@@ -103,7 +106,7 @@ class Supervisor:
             self.stop()
             return
         self.phase = Phase.DRAINING
-        (self.plan.control_dir / DRAINING).touch()
+        (private_folder(self.plan.control_dir) / DRAINING).touch()
         now = self._busy_at = time.monotonic()
         self._drain_until = now + self.plan.settings.drain_seconds
         log.info("%s: draining for at most %.0f s", self.plan.name, self.plan.settings.drain_seconds)
@@ -143,10 +146,9 @@ class Supervisor:
         request = urllib.request.Request(url, data=b"", headers=self.plan.access.headers)
         try:
             with _no_proxy.open(request, timeout=2) as answer:
-                index = json.load(answer)
-        except OSError:
+                return tritonserver.model_is_loaded(json.load(answer))
+        except NO_ANSWER:
             return False
-        return tritonserver.model_is_loaded(index)
 
     def _fault(self) -> str | None:
         assert self._group
@@ -160,16 +162,10 @@ class Supervisor:
         now = time.monotonic()
         served_seconds = now - self._serving_since if self.phase is Phase.SERVING else 0.0
         self.phase = Phase.WAITING
+        if self._observer is not None:
+            acquit(self.plan.control_dir, self._observer.at_fault())
         self._end_server(0)
-        wait = self._restarts.failed(now, served_seconds)
-        if wait is None:
-            settings = self.plan.settings
-            raise LaunchError(
-                f"{self.plan.name}: {fault}; that was failure {settings.max_failures} within "
-                f"{settings.failure_window_minutes} minutes, as many as MAX_FAILURES allows"
-            )
-        self._restart_at = now + wait
-        log.error("%s: %s; it is ended and started again in %.0f s", self.plan.name, fault, wait)
+        self._restart_at = now + self._restarts.failed(fault, now, served_seconds)
 
     def _await_drained(self) -> None:
         now = time.monotonic()
@@ -219,6 +215,7 @@ def supervise(settings: Settings, flags: Sequence[str]) -> None:
             flags=flags,
         )  # fmt: skip
         refuse_taken_ports(ports_of(plans))
+        machine.prepare(settings)
         supervisors = [Supervisor(each, reaper) for each in plans]
         for supervisor in supervisors:
             resources.callback(supervisor.stop)

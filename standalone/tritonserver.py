@@ -32,7 +32,7 @@ ACCESS_HEADER = "qwen-edit-key"
 
 @dataclass(frozen=True)
 class Access:
-    """The key, made anew at every start, to the parts of Triton's API that inference does not need."""
+    """The key, generated at each start, to the parts of Triton's API that inference does not need."""
 
     key: str
 
@@ -129,7 +129,7 @@ def find() -> TritonServer:
 
 
 def config_name(settings: Settings, cuda_devices: int) -> str:
-    """The instance configuration under `configs/` for this machine; empty means `config.pbtxt`, one instance a GPU."""
+    """This machine's instance configuration under `configs/`; empty means `config.pbtxt`, one instance per GPU."""
     if settings.device_map == "cpu" or (not settings.device_map and cuda_devices == 0):
         return "cpu"
     if cuda_devices == 0:

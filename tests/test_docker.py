@@ -32,11 +32,12 @@ MODULES = {"shim": shim.settings, "model": qwen_edit.settings, "launcher": stand
 SERVICES = {"shim": [shim.settings], "triton": [qwen_edit.settings, standalone.settings]}
 # What the supervisor sets itself, and what only the launcher reads.
 NOT_IN_THE_CONTAINER = {
-    "CONTROL_DIR", "MODEL_REPOSITORY", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
+    "CONTROL_DIR", "MODEL_REPOSITORY", "ALLOW_NO_AUTH", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
     "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
 }  # fmt: skip
 INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 WITHOUT_A_FIXED_DEFAULT = {
+    "ALLOWED_HOSTS",
     "ALLOWED_IMAGE_HOSTS",
     "API_KEY",
     "CONDITIONING_CACHE_MB",
@@ -266,12 +267,21 @@ def test_the_shim_waits_for_the_model(services: dict[str, Any]) -> None:
     assert services["shim"]["depends_on"] == {"triton": {"condition": "service_healthy"}}
 
 
-def test_only_the_shims_port_is_published_beyond_loopback(services: dict[str, Any]) -> None:
-    published = {name: [interpolate(port) for port in service.get("ports", [])] for name, service in services.items()}
+@pytest.mark.parametrize(
+    ("environ", "shim_address"),
+    [({}, "127.0.0.1"), ({"HOST_ADDRESS": "0.0.0.0"}, "0.0.0.0"), ({"HOST": "0.0.0.0"}, "127.0.0.1")],
+    ids=["default", "HOST_ADDRESS", "HOST"],
+)
+def test_only_the_shims_port_can_be_published_beyond_loopback_and_only_by_host_address(
+    environ: dict[str, str], shim_address: str, services: dict[str, Any]
+) -> None:
+    published = {
+        name: [interpolate(port, environ) for port in service.get("ports", [])] for name, service in services.items()
+    }
 
     assert published == {
         "triton": ["127.0.0.1:8010:8010", "127.0.0.1:8011:8011", "127.0.0.1:8012:8012", "127.0.0.1:8013:8013"],
-        "shim": ["0.0.0.0:8000:8000"],
+        "shim": [f"{shim_address}:8000:8000"],
         "haproxy": [],
     }
     assert not any("network_mode" in service for service in services.values())

@@ -94,7 +94,7 @@ def resolved(described: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 
 
 def refused_in_words() -> set[str]:
-    return {"markup", "frame_count", "safety_identifier", "complexity"}
+    return {"markup", "frame_count"}
 
 
 def test_the_metrics_are_those_that_triton_serves(stack: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,10 @@ PARTS = {"shim": "shim", "standalone": "standalone", "checkpoints": "checkpoints
 MAX_ENTRIES = {"shim": 20, "qwen_edit": 22}
 MAX_LINES = 300
 KNOWS_DIFFUSERS = f"{ENGINE}/pipeline.py"
-PUBLIC = ("os._exit", "torch._scaled_mm")  # documented, whatever their names say; the latter is all that fp8 has
+BY_NAME = ("getattr", "setattr", "delattr")
+PRIVATE = re.compile(r"(?:^|\.)_(?!_)")  # a name, or one in a dotted path
+# Documented, whatever their names say; and all that torch has for fp8 and for counting graphs.
+PUBLIC = ("os._exit", "torch._scaled_mm", "torch._dynamo.utils", "_typeshed")
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -72,9 +76,17 @@ def test_no_product_file_is_long() -> None:
 def private_names(path: Path) -> Iterator[str]:
     """`thing._name` where the thing is not the object or class itself, and imported names of that kind."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            names = [alias.name for alias in node.names if alias.name.startswith("_")]
-            yield from (f"{path.relative_to(PROJECT)}:{node.lineno} {name}" for name in names if name != "__future__")
+        where = f"{path.relative_to(PROJECT)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+            yield from (f"{where} {name}" for name in names if PRIVATE.search(name) and name not in PUBLIC)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "getattr",
+            "setattr",
+            "delattr",
+        ):
+            texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            yield from (f"{where} {text!r}" for text in texts if PRIVATE.match(text))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             owner = node.value
             if ast.unparse(node) not in PUBLIC and not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
-from qwen_edit.pictures import images
 from starlette.datastructures import UploadFile
 
 import shim.reading.pixel_work
 from shim.reading.pictures import Picture
+from tests.kit.decoding import decode
 from tests.kit.hostile_pictures import (
     DEFLATED,
     STRIPS,
@@ -38,7 +38,7 @@ SIZE = (300, 200)
 def accepted(data: bytes) -> Image.Image:
     """By the shim, and by the model, which decodes it."""
     Picture("image", "image", UploadFile(io.BytesIO(data), size=len(data))).check(MAX_PIXELS)
-    return images.decode(data, "image", MAX_PIXELS)
+    return decode(data, MAX_PIXELS)
 
 
 def photo() -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from qwen_edit import request, settings
-from qwen_edit.pictures import images, masks
+from qwen_edit.pictures import images, regions
 
 from shim import context, limits
 from shim.app import EDIT_PATHS
@@ -59,5 +59,5 @@ def test_a_request_id_that_the_shim_takes_is_one_that_the_model_logs_whole() -> 
 def test_the_page_and_the_description_of_a_mask_say_the_models_threshold() -> None:
     counted = re.findall(r"data\[at\] >= (\d+)", (PROJECT / "shim" / "static" / "strokes.js").read_text())
     said = re.findall(r"alpha is below (\d+)", DESCRIPTION)
-    assert [int(threshold) for threshold in counted] == [masks.THRESHOLD]
-    assert {int(threshold) for threshold in said} == {masks.THRESHOLD}
+    assert [int(threshold) for threshold in counted] == [regions.THRESHOLD]
+    assert {int(threshold) for threshold in said} == {regions.THRESHOLD}

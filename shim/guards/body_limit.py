@@ -19,7 +19,7 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope.get("method") in BODYLESS:
             return await self.app(scope, receive, send)
-        declared = Headers(scope=scope).get("content-length", "")
+        declared = content_length(Headers(scope=scope))
 
         answered = False
 
@@ -31,7 +31,7 @@ class BodyLimit:
         async def limited() -> Message:
             if answered:
                 return await receive()  # by a stream, to hear whether its client goes away
-            self._check(int(declared) if declared.isdecimal() else 0)
+            self._check(declared)
             message = await receive()
             scope["state"]["body_bytes"] += len(message.get("body", b""))
             self._check(scope["state"]["body_bytes"])
@@ -42,3 +42,9 @@ class BodyLimit:
     def _check(self, size: int) -> None:
         if size > self.max_bytes:
             raise PayloadTooLarge(f"The request body is larger than {self.max_bytes} bytes")
+
+
+def content_length(headers: Headers) -> int:
+    """What a request declares; 0 for one in chunks."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0

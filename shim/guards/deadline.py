@@ -8,11 +8,14 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.errors import BodyTimeout
-from shim.limits import BODYLESS, MIN_BODY_RATE
+from shim.limits import BODYLESS, MIN_BODY_RATE, SILENCE_SECONDS
 
 
 class BodyDeadline:
-    """Reading a body raises once it was waited for longer than `seconds` and one more for every MIN_BODY_RATE bytes."""
+    """Reading a body raises once it was waited for longer than `seconds` and one more for every MIN_BODY_RATE bytes.
+
+    SILENCE_SECONDS without a byte are enough too.
+    """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app = app
@@ -34,12 +37,12 @@ class BodyDeadline:
                 return await receive()  # the client's going away
             started = time.monotonic()
             try:
-                async with asyncio.timeout(self.seconds + received / MIN_BODY_RATE - waited):
+                async with asyncio.timeout(min(SILENCE_SECONDS, self.seconds + received / MIN_BODY_RATE - waited)):
                     message = await receive()
             except TimeoutError:
                 raise BodyTimeout(
                     f"The request body came too slowly: it may take {self.seconds:g} s, and a second more for every "
-                    f"{MIN_BODY_RATE} bytes; {received} bytes have come"
+                    f"{MIN_BODY_RATE} bytes, with no silence of {SILENCE_SECONDS:g} s; {received} bytes have come"
                 ) from None
             waited += time.monotonic() - started  # not the time that we take to store it
             received += len(message.get("body", b""))

@@ -18,57 +18,60 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shim.dialect import dialect_of_headers
 from shim.errors import InvalidInput, error_body
-from shim.limits import HEADER_BYTES
+from shim.guards.descriptors import most_connections
+from shim.guards.framing import StrictConnection
+from shim.limits import HEADER_BYTES, MIN_BODY_RATE
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
 LINGER_SECONDS = 10.0  # for the rest of a body that is not wanted; closing at once would destroy the answer on its way
 READ_BYTES = 2**16  # at once: others wait while a body of very many pieces is taken apart
-STALL_SECONDS = 60.0  # for a reader to take the 256 KiB that an answer is written in
+STALL_SECONDS = 60.0  # for a reader of an answer, and a second more for every MIN_BODY_RATE bytes that it takes
 
 
 class BoundedProtocol(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
-        self._writing = Timer(self.loop, self._abort)
+        self.reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
+        self._writing = Timer(self.loop, self.abort)
+        self._reader = Reader(self.loop)
+        self.conn = StrictConnection(h11.SERVER, HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
-        self._reading.start(HEAD_SECONDS)
+        if len(self.connections) > most_connections():
+            self._make_room()
+        self.reading.start(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading.stop()
+        self.reading.stop()
         self._writing.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.transport.is_closing():
-            return
-        if not self._awaits_head():
-            if not self._is_answered():
-                self._reading.stop()
-        elif self.conn.trailing_data[0]:
-            self._reading.start(HEAD_SECONDS)
-        else:
-            self._reading.restart(self.timeout_keep_alive)
+        if not self.transport.is_closing():
+            self._time_the_head()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._reader.seconds = STALL_SECONDS
         if self.transport.is_closing():
             self._writing.start(STALL_SECONDS)
         elif self.conn.their_state is h11.SEND_BODY:
             self._unset_keepalive_if_required()
-            self._reading.start(LINGER_SECONDS)
+            self.reading.start(LINGER_SECONDS)
+        else:
+            self._time_the_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing.start(STALL_SECONDS)
+        self._writing.start(self._reader.waited_for(self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._writing.stop()
+        self._reader.took_all_but(self.transport.get_write_buffer_size())
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -101,14 +104,49 @@ class BoundedProtocol(H11Protocol):
         dialect = dialect_of_headers(Headers(raw=self.headers)) if in_a_body else "classic"
         return error_body(InvalidInput(message), dialect)
 
+    def _time_the_head(self) -> None:
+        if not self._awaits_head():
+            if not self._is_answered():
+                self.reading.stop()
+        elif self.conn.trailing_data[0]:
+            self.reading.start(HEAD_SECONDS)
+        else:
+            self.reading.restart(self.timeout_keep_alive)
+
     def _awaits_head(self) -> bool:
         return self.conn.their_state is h11.IDLE and (self.cycle is None or self._is_answered())
 
     def _is_answered(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete
 
-    def _abort(self) -> None:
+    def _make_room(self) -> None:
+        """Ends the connection whose client would be given up next; this one where all others are in use."""
+        others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
+        waiting = [other for other in others if other.reading.due is not None]
+        min(waiting, key=lambda other: other.reading.due or 0.0, default=self).abort()
+
+    def abort(self) -> None:
+        self.reading.stop()
         self.transport.abort()
+
+
+class Reader:
+    """How long an answer's reader may keep us waiting: a slow one uses up its time, a fast one gets it back."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.seconds = STALL_SECONDS
+        self._since = 0.0
+        self._bytes = 0
+
+    def waited_for(self, unread: int) -> float:
+        """From now on; the seconds that are left."""
+        self._since, self._bytes = self._loop.time(), unread
+        return self.seconds
+
+    def took_all_but(self, unread: int) -> None:
+        earned = (self._bytes - unread) / MIN_BODY_RATE
+        self.seconds = min(STALL_SECONDS, self.seconds + earned - (self._loop.time() - self._since))
 
 
 class Timer:
@@ -119,10 +157,13 @@ class Timer:
         self._call = call
         self._handle: asyncio.TimerHandle | None = None
 
+    @property
+    def due(self) -> float | None:
+        return self._handle.when() if self._handle else None
+
     def start(self, seconds: float) -> None:
         """No later than it was to call before."""
-        due = self._loop.time() + seconds
-        if self._handle is None or due < self._handle.when():
+        if self.due is None or self._loop.time() + seconds < self.due:
             self.restart(seconds)
 
     def restart(self, seconds: float) -> None:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from shim.dialect import BATCH, Dialect, hear_parts, is_json
 from shim.errors import InvalidInput
+from shim.guards.body_limit import content_length
 from shim.limits import MAX_RANDOM_SEED, MAX_SEED
 from shim.reading import fields
 from shim.reading.fetch import fetch_all
@@ -25,6 +26,7 @@ from shim.reading.json_body import open_json
 from shim.reading.kinds import in_force
 from shim.reading.multipart import open_multipart
 from shim.reading.pictures import Picture
+from shim.reading.spool import Spool, refused_when_full
 from shim.reading.uploads import Linked, Part, link_addresses
 from shim.settings import Settings
 
@@ -70,15 +72,20 @@ class Job:
 
 
 @asynccontextmanager
-async def read_edit(request: Request[Any], settings: Settings, threads: CapacityLimiter) -> AsyncIterator[Edit]:
+async def read_edit(
+    request: Request[Any], settings: Settings, spool: Spool, threads: CapacityLimiter
+) -> AsyncIterator[Edit]:
     """The request's edit, whose pictures can be read until the end. Heavy work is done in few `threads`."""
-    headers, chunks = request.headers, request.stream()
-    async with open_json(chunks, threads) if is_json(headers) else open_multipart(headers, chunks) as parts:
-        dialect = hear_parts(request.scope, parts)
-        with ExitStack() as opened:
+    headers = request.headers
+    with refused_when_full(), spool.share() as share, ExitStack() as opened:
+        declared = min(content_length(headers), settings.max_body_bytes)
+        # The pictures of a JSON body are kept once more, decoded.
+        chunks = share.filled(request.stream(), declared, copies=2 if is_json(headers) else 1)
+        async with open_json(chunks, threads) if is_json(headers) else open_multipart(headers, chunks) as parts:
+            dialect = hear_parts(request.scope, parts)
             linked = await anyio.to_thread.run_sync(link_addresses, parts, opened)
             edit = edit_of(linked, dialect, settings)
-            await fetch_all([picture.upload for picture in edit.pictures], settings.allowed_image_hosts)
+            await fetch_all([picture.upload for picture in edit.pictures], settings.allowed_image_hosts, share)
             # The texts of one PNG may unpack to 64 MB.
             await anyio.to_thread.run_sync(_check, edit.pictures, settings.max_input_pixels, limiter=threads)
             yield edit

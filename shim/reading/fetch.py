@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 from yarl import URL
 
 from shim.limits import FETCH_SECONDS, MAX_FETCHED_BYTES, MAX_REDIRECTS
+from shim.reading.spool import Share, refused_when_full
 from shim.reading.uploads import Linked
 
 CHUNK_BYTES = 2**16
@@ -41,14 +42,20 @@ def _is_unicast(address: Address) -> bool:
 
 
 async def fetch_all(
-    uploads: Iterable[UploadFile], hosts: Collection[str], may_connect: Callable[[Address], bool] = is_public
+    uploads: Iterable[UploadFile],
+    hosts: Collection[str],
+    share: Share,
+    may_connect: Callable[[Address], bool] = is_public,
 ) -> None:
-    """Fills the files of uploads that have an address; `hosts` are HOST or HOST:PORT. Raises InvalidInput."""
+    """Fills the files of uploads that have an address; `hosts` are HOST or HOST:PORT.
+
+    Raises InvalidInput, or ModelNotReady where `share` has no room for it.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             for upload in uploads:
                 if isinstance(upload, Linked) and upload.address:
-                    group.create_task(Fetch(upload, hosts, may_connect).run())
+                    group.create_task(Fetch(upload, hosts, share, may_connect).run())
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
 
@@ -70,9 +77,12 @@ class Pinned(AbstractResolver):
 class Fetch:
     """One picture: its redirects, then its bytes."""
 
-    def __init__(self, upload: Linked, hosts: Collection[str], may_connect: Callable[[Address], bool]) -> None:
+    def __init__(
+        self, upload: Linked, hosts: Collection[str], share: Share, may_connect: Callable[[Address], bool]
+    ) -> None:
         self._upload = upload
         self._hosts = hosts
+        self._share = share
         self._may_connect = may_connect
 
     async def run(self) -> None:
@@ -158,4 +168,6 @@ class Fetch:
             received += len(chunk)
             if received > MAX_FETCHED_BYTES:
                 raise self._upload.refusal(f"the picture is larger than {MAX_FETCHED_BYTES} bytes")
-            await self._upload.write(chunk)
+            self._share.add(len(chunk))
+            with refused_when_full():  # else it would be the host's fault
+                await self._upload.write(chunk)

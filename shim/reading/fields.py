@@ -1,4 +1,4 @@
-"""Every field of an edit, once: what reads it, what JSON has for it, and what the API's description and README say."""
+"""Every field of an edit, once: how it is read, what JSON has for it, and what the API's description and docs say."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Field(Generic[T_co]):
     default: T_co
     says: str = ""
     also: tuple[str, ...] = ()  # other spellings
-    note: str = ""  # beside the values, in the README
-    left_out: str = "–"  # in the README, where the default is no value
+    note: str = ""  # beside the values, in the documents
+    left_out: str = "–"  # in the documents, where the default is no value
     trimmed: bool = True
     obeyed: bool = True  # else it changes nothing
 
@@ -202,7 +202,7 @@ def json_kinds() -> dict[str, Json]:
     return {name: field.kind.json for field in FIELDS for name in field.spellings}
 
 
-def readme_rows() -> list[tuple[str, str, str]]:
+def markdown_rows() -> list[tuple[str, str, str]]:
     """Names, values and default of every field, in Markdown."""
     obeyed = [(_names(*field.spellings), field.values, _default(field)) for field in OBEYED]
     checked = _names(*(field.name for field in CHECKED)), "checked for old clients, change nothing", "–"

@@ -1,4 +1,4 @@
-"""The kinds of text field: how one is read, how the API's description has it, and what the README calls its values.
+"""The kinds of text field: how one is read, how the API's description has it, and what the documents call its values.
 
 Every refusal names the field, its value and what is allowed.
 """
@@ -69,7 +69,7 @@ class Kind(ABC, Generic[T_co]):
 
     @abstractmethod
     def values(self) -> str:
-        """For the README."""
+        """For the documents."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ MAX_BYTES = 2**24
 
 
 class TooLong(Exception):
-    """The header goes on and on."""
+    """The header is too long."""
 
 
 class Header:

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from shim.errors import InvalidInput
 from shim.limits import MAX_ASPECT
 from shim.reading.picture_header import Header, TooLong
-from shim.reading.pixel_work import excess
+from shim.reading.pixel_work import excess, most_pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -42,7 +42,8 @@ class Picture:
 
     def check(self, max_pixels: int) -> None:
         """Blocks; raises InvalidInput for what is no picture, too large or too long."""
-        (width, height), problem = self._header()
+        file_format, (width, height), problem = self._header()
+        max_pixels = most_pixels(file_format, max_pixels)
         if width * height > max_pixels:
             self._refuse(f"must have at most {max_pixels} pixels, got {width}x{height}")
         if max(width, height) > MAX_ASPECT * min(width, height):
@@ -50,16 +51,16 @@ class Picture:
         if problem:
             self._refuse(problem)
 
-    def _header(self) -> tuple[tuple[int, int], str | None]:
-        """Its size, and what it has more of than a picture of that size needs."""
+    def _header(self) -> tuple[str | None, tuple[int, int], str | None]:
+        """Its format and size, and what it has more of than a picture of that size needs."""
         try:
             with self._lock:
                 self.upload.file.seek(0)
                 picture = Image.open(Header(self.upload.file), formats=FORMATS)  # type: ignore[arg-type]
                 tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else None
-                return picture.size, excess(tags, self.upload.file) if tags else None
+                return picture.format, picture.size, excess(tags, self.upload.file) if tags else None
         except TooLong:
-            self._refuse("has a header that goes on and on")
+            self._refuse("has a header that is too long")
         except Exception:  # a damaged header makes Pillow's readers raise almost anything
             self._refuse("must be a PNG, JPEG, WebP, GIF, BMP or TIFF picture, and its bytes are none of these")
 

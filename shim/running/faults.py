@@ -7,5 +7,9 @@ class Interrupted(Exception):
     """The machinery broke off: no connection, no answer in time, or one that is not the model's."""
 
 
+class TritonFault(Interrupted):
+    """An error of Triton's own that may be the call's doing: the same one twice is no accident."""
+
+
 class Unreached(Interrupted):
     """The model has not got the segment: nobody listens, a balancer has no server, or it takes no new edits."""

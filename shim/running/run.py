@@ -1,4 +1,4 @@
-"""All jobs of one request, at most a few at a time; who listens hears how they get on."""
+"""All jobs of one request, at most a few at a time; whoever listens hears how they get on."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shim.errors import ModelNotReady, QueueFull
+from shim.errors import GenerationError, ModelNotReady, QueueFull
 from shim.log import logger
 from shim.metrics import Metrics
 from shim.reading.edit import Job
 from shim.running.admission import Admission
-from shim.running.faults import Interrupted
+from shim.running.faults import Interrupted, TritonFault
 from shim.running.readiness import Readiness
 
 BACK_OFF_SECONDS = (0.25, 8.0)  # the first wait, the longest
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Segment:
-    """Some of a job's steps, with what the model needs to go on from there."""
+    """Some of a job's steps, with what the model needs to resume from there."""
 
     job: Job
     arrival: float  # Unix time at which the job's first segment was first sent
@@ -161,6 +161,7 @@ class Runner:
     async def _sent(self, segment: Segment, patience: Patience) -> Outcome:
         """Sends the segment until the model has answered in its own words."""
         waits = back_off()
+        fault_before: str | None = None
         while True:
             try:
                 with self.admission.attempt():
@@ -170,6 +171,10 @@ class Runner:
                     raise
                 await asyncio.sleep(next(waits))
             except Interrupted as fault:
+                if isinstance(fault, TritonFault) and str(fault) == fault_before:
+                    logger.error("Triton failed twice in the same way after step %d: %s", segment.start, fault)
+                    raise GenerationError("Image generation failed: Triton failed twice in the same way") from fault
+                fault_before = str(fault)
                 self.metrics.segments_interrupted.inc()
                 logger.warning("Triton broke off after step %d, to be sent again: %s", segment.start, fault)
                 await asyncio.sleep(next(waits))

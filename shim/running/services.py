@@ -8,6 +8,7 @@ from anyio import CapacityLimiter
 
 from shim.guards.flood import Flood
 from shim.metrics import Metrics
+from shim.reading.spool import Spool
 from shim.running.readiness import Readiness
 from shim.running.segments import Model
 from shim.settings import Settings
@@ -19,5 +20,6 @@ class Services:
     model: Model
     readiness: Readiness
     flood: Flood
+    spool: Spool
     threads: CapacityLimiter  # for what takes a core, or much memory
     metrics: Metrics

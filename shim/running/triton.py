@@ -13,9 +13,10 @@ import aiohttp
 from starlette.concurrency import run_in_threadpool
 
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
-from shim.log import one_line
+from shim.log import logger, one_line
 from shim.reading.edit import Job
-from shim.running.faults import Interrupted, Unreached
+from shim.running.byte_gate import ByteGate
+from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
 from shim.running.segments import Outcome, Segment
 
@@ -32,13 +33,20 @@ EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit toget
 ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL)
 RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
 GATEWAY_STATUSES = (502, 503)  # without a word of the model's: nobody took the call
+CUT_OFF_STATUSES = (502, 504)  # of a balancer, which may have lost the answer
+TRANSIENT = re.compile(r"stub process .* not healthy", re.IGNORECASE)  # a dead worker's, until Triton is restarted
+# What Triton says of inputs that its model's configuration does not declare so.
+MISFIT = re.compile(
+    r"unexpected inference input|unexpected shape for input|data-type is|missing required input|inputs but got"
+)
+CALL_ID = re.compile(r"^\[request id: .*?\] ")
 TENSOR = re.compile(r"(\w+): *(.*)", re.DOTALL)
 
 
 class Triton:
     """Open it inside the running event loop, close it there."""
 
-    def __init__(self, url: str, health_url: str) -> None:
+    def __init__(self, url: str, health_url: str, most_bytes: int) -> None:
         self._model_url = f"{url}/v2/models/{MODEL}"
         self._health_url = health_url
         self._session = aiohttp.ClientSession(
@@ -46,6 +54,7 @@ class Triton:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # else Triton would gzip the pixels
         )
+        self._gate = ByteGate(most_bytes)
         self._calls = itertools.count()
         self._in_flight = 0
         self._dropping: set[asyncio.Task[None]] = set()
@@ -73,25 +82,36 @@ class Triton:
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.
 
-        `edit_id` must be no other edit's. Where the call is cancelled, the model is told to drop it.
+        `edit_id` must be no other edit's: by it, the call's id without dot and number, the model knows an edit that its
+        workers died of. Where the call is cancelled or breaks off, the model is asked to drop it.
         """
         call_id = f"{edit_id}.{next(self._calls)}"
         body = await run_in_threadpool(body_of, segment, call_id)
-        self._in_flight += 1
-        try:
-            response, content = await self._post(body, edit_id)
-        except asyncio.CancelledError:
-            self._drop(call_id, edit_id)
-            raise
-        except aiohttp.ClientConnectorError as error:
-            raise Unreached(f"{type(error).__name__}: {error}") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Interrupted(f"{type(error).__name__}: {error}") from error
-        finally:
-            self._in_flight -= 1
+        async with self._gate.passing(body.length, (not segment.continued, segment.arrival)):
+            self._in_flight += 1
+            try:
+                response, content = await self._answer(body, call_id, edit_id)
+            except asyncio.CancelledError:
+                self._drop(call_id, edit_id)
+                raise
+            finally:
+                self._in_flight -= 1
         if response.status != 200:
             raise refusal(response.status, content, segment.job)
         return await run_in_threadpool(outcome, content, response.headers, segment)
+
+    async def _answer(self, body: Body, call_id: str, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Whatever it is; a call that broke off may still be worked on, and is dropped before it is sent again."""
+        try:
+            response, content = await self._post(body, edit_id)
+        except aiohttp.ClientConnectorError as error:
+            raise Unreached(f"{type(error).__name__}: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            await self._send_drop(call_id, edit_id)
+            raise Interrupted(f"{type(error).__name__}: {error}") from error
+        if response.status in CUT_OFF_STATUSES:
+            await self._send_drop(call_id, edit_id)
+        return response, content
 
     async def _post(self, body: Body, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
         headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: edit_id}
@@ -172,8 +192,17 @@ def refusal(status: int, content: bytes, job: Job) -> ShimError | Interrupted:
     known = model_error(message, job.edit.fields) if message else None
     if known:
         return known
-    fault = Unreached if status in GATEWAY_STATUSES else Interrupted
-    return fault(f"status {status}: {one_line((message or text)[:FAULT_CHARS])}")
+    said = one_line(CALL_ID.sub("", message or text)[:FAULT_CHARS])
+    if message and MISFIT.search(message):
+        logger.error("The model does not take this shim's calls; is it of another release? Triton says: %s", said)
+        return GenerationError("Image generation failed: this server and its model are of different releases")
+    return _kind(status, message)(f"status {status}: {said}")
+
+
+def _kind(status: int, message: str | None) -> type[Interrupted]:
+    if status in GATEWAY_STATUSES:
+        return Unreached
+    return TritonFault if status == 500 and message and not TRANSIENT.search(message) else Interrupted
 
 
 def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreached | None:

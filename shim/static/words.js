@@ -89,7 +89,7 @@ export const WORDS = /** @type {const} */ ({
   ],
   "result-facts": ["{width} × {height} · seed {seed}", "{width} × {height} · 种子 {seed}"],
   "result-reuse": ["Use as input", "用作输入"],
-  "result-reused": ["The result is the input now.", "结果已用作输入图片。"],
+  "result-reused": ["The result is now the input.", "结果已用作输入图片。"],
   "result-unfinished": ["Taking shape …", "正在成形…"],
   "result-unfinished-name": ["Unfinished picture {number} of {count}", "未完成的第 {number} 张，共 {count} 张"],
   "result-waiting": ["Waiting …", "等待中…"],
@@ -106,11 +106,11 @@ export const WORDS = /** @type {const} */ ({
   "mask-all": ["Everything", "全部涂抹"],
   "mask-change": ["Change mask", "修改蒙版"],
   "mask-clear": ["Clear", "清空"],
-  "mask-close": ["Close without a change", "关闭，不做更改"],
+  "mask-close": ["Close without changes", "关闭，不做更改"],
   "mask-hint": ["Only what you paint will change.", "只有涂抹的区域会改变。"],
   "mask-hint-batch": ["A mask needs one picture, or pictures together.", "蒙版只能用于单张图片或多图参考。"],
   "mask-hint-first": [
-    "Only what you paint of the first picture will change.",
+    "Only what you paint in the first picture will change.",
     "只有第一张图片中涂抹的区域会改变。"
   ],
   "mask-hint-unseeable": [
@@ -124,13 +124,13 @@ export const WORDS = /** @type {const} */ ({
   "mask-paint": ["Paint a mask", "绘制蒙版"],
   "mask-remove": ["Remove", "移除"],
   "mask-remove-name": ["Remove the mask", "移除蒙版"],
-  "mask-share": ["{percent} % of the picture is painted.", "已涂抹图片的 {percent}%。"],
+  "mask-share": ["{percent}% of the picture is painted.", "已涂抹图片的 {percent}%。"],
   "mask-share-none": ["Nothing is painted yet.", "尚未涂抹。"],
   "mask-share-small": ["Less than 1 % of the picture is painted.", "已涂抹的区域不到图片的 1%。"],
   "mask-title": ["Paint what may change", "涂抹要修改的区域"],
   "mask-undo": ["Undo", "撤销"],
   "mask-use": ["Use mask", "使用蒙版"],
-  "rectangle": ["Rectangle by numbers", "按数值添加矩形"],
+  "rectangle": ["Rectangle by coordinates", "按数值添加矩形"],
   "rectangle-add": ["Add", "添加"],
   "rectangle-height": ["Height %", "高度 %"],
   "rectangle-left": ["Left %", "左边距 %"],
@@ -142,11 +142,12 @@ export const WORDS = /** @type {const} */ ({
   "tool-size": ["Size", "大小"],
 
   "failure": ["The edit failed", "编辑失败"],
-  "failure.BODY_TIMEOUT": ["The pictures came too slowly", "图片上传太慢"],
+  "failure.BODY_TIMEOUT": ["The upload was too slow", "图片上传太慢"],
+  "failure.FORBIDDEN": ["The server takes no edits from this address", "服务器不接受来自此地址的编辑"],
   "failure.GENERATION_ERROR": ["The model failed on this edit", "模型未能完成此次编辑"],
   "failure.GENERATION_TIMEOUT": ["The edit took too long", "编辑超时"],
   "failure.INTERNAL_ERROR": ["The server failed", "服务器出错"],
-  "failure.INVALID_INPUT": ["The server does not take this edit", "服务器不接受此次编辑"],
+  "failure.INVALID_INPUT": ["The server does not accept this edit", "服务器不接受此次编辑"],
   "failure.METHOD_NOT_ALLOWED": ["There is no image editing at this address", "此地址没有图片编辑服务"],
   "failure.MODEL_NOT_READY": ["The model is not ready yet", "模型尚未就绪"],
   "failure.NOT_FOUND": ["There is no image editing at this address", "此地址没有图片编辑服务"],
@@ -163,6 +164,10 @@ export const WORDS = /** @type {const} */ ({
   "failure-unreachable-hint": ["Is it running, and is this device online?", "请检查服务器是否在运行，以及此设备是否已联网。"],
 
   "advice.BODY_TIMEOUT": ["Smaller pictures or a faster connection help.", "请使用更小的图片或更快的网络。"],
+  "advice.FORBIDDEN": [
+    "Open the page at the server's own address. Its operator can allow this one with CORS_ORIGINS or ALLOWED_HOSTS.",
+    "请用服务器自己的地址打开此页面，或由管理员通过 CORS_ORIGINS 或 ALLOWED_HOSTS 允许此地址。"
+  ],
   "advice.GENERATION_TIMEOUT": ["Fewer steps or a smaller size take less time.", "减少步数或缩小尺寸可以缩短用时。"],
   "advice.QUEUE_FULL": ["It holds as many edits as it can.", "排队的编辑已达上限。"],
   "advice.UNAUTHORIZED": ["Enter the key that the server was started with.", "请输入服务器启动时设置的密钥。"]

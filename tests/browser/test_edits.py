@@ -261,7 +261,7 @@ async def test_a_mask_can_be_painted_with_the_keyboard_and_by_numbers(
     await expect(share).to_have_text("2 % of the picture is painted.")
     await page.get_by_role("button", name="Clear").press("Enter")
     await expect(share).to_have_text("Nothing is painted yet.")
-    await page.get_by_text("Rectangle by numbers").press("Enter")
+    await page.get_by_text("Rectangle by coordinates").press("Enter")
     await page.get_by_label("Left %").fill("0")
     await page.get_by_label("Left %").press("Enter")
     await expect(share).to_have_text("25 % of the picture is painted.")

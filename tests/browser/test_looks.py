@@ -36,7 +36,7 @@ async def test_nothing_is_hard_to_use_or_wider_than_the_screen(
     await look_at("empty")
     await playground.choose(*photographs("coffee"))
     await page.get_by_role("button", name="Paint a mask").click()
-    await page.get_by_text("Rectangle by numbers").click()
+    await page.get_by_text("Rectangle by coordinates").click()
     await page.get_by_role("button", name="Add", exact=True).click()
     await look_at("mask")
     await page.get_by_role("button", name="Use mask").click()

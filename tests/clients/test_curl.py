@@ -1,4 +1,4 @@
-"""curl, as in the README: forms, streams, JSON, chunked bodies."""
+"""curl, as in docs/api.md: forms, streams, JSON, chunked bodies."""
 
 from __future__ import annotations
 

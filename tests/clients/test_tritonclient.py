@@ -1,4 +1,4 @@
-"""The model without the shim, as in the README."""
+"""The model without the shim, as in docs/api.md."""
 
 from __future__ import annotations
 

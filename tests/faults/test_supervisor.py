@@ -20,7 +20,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.kit.faulty import FaultyRepository
+from tests.kit.faulty import DEADLY, FaultyRepository
 from tests.kit.servers import Server, answers_200, serve
 from tests.kit.stacks import installed_tritonserver, supervise, tritonserver, worker
 from tests.kit.tensors import MODEL, inputs
@@ -140,8 +140,33 @@ def test_an_edit_outlives_an_error_that_its_device_does_not_get_over(
     assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
     assert answer.json()["data"] == expected
     assert "its edits (1) unanswered: CUDA error: an illegal memory access was encountered\n" in server.log
-    assert f"tritonserver: its worker {broken} died; it is ended and started again" in server.log
+    assert f"tritonserver: its worker {broken} died; it is restarted" in server.log
     assert worker(server).pid != broken
+
+
+def test_an_edit_that_kills_its_worker_does_so_twice_and_the_others_go_on(
+    stack_of_its_own: Server, photo: Photo
+) -> None:
+    """Once by a signal, once by a hang; its neighbours are steps of the same size, and others."""
+    server = stack_of_its_own
+    expected = edit(server, photo("cat")).json()["data"]
+    with ThreadPoolExecutor() as pool:
+        editing = pool.submit(edit, server, photo("cat"))
+        server.wait_for(lambda: server.metric("qwen_edit_jobs", state="running") == 1)
+        logged = len(server.log)
+        deadly = requests.post(
+            f"{server.url}/v1/images/edits",
+            data={"prompt": DEADLY, "size": "64x64", "num_inference_steps": "8"},
+            files={"image": photo("cat")},
+            timeout=120,
+        )
+        answer = editing.result()
+    assert (deadly.status_code, deadly.json()["error"]["code"]) == (500, "GENERATION_ERROR"), server.log
+    assert "2 workers died or hung while they worked on this edit" in deadly.json()["error"]["message"]
+    assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
+    assert answer.json()["data"] == expected
+    faults = re.findall("tritonserver: its (worker|engine) .* it is restarted", server.log[logged:])
+    assert faults == ["worker", "engine"]
 
 
 def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[[str], Path]) -> None:

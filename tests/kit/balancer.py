@@ -26,6 +26,7 @@ class Balancer(ThreadingHTTPServer):
         self.triton_url = triton_url
         self.script: list[str] = []
         self.calls = 0
+        self.lose = threading.Event()  # the connection of a call that Triton works on
         self._lock = threading.Lock()
 
     @property
@@ -63,6 +64,10 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(500, {}, b'{"error": "Failed to process, message: Stub process is not healthy."}')
             case "answer lost":
                 self._forward(body)
+                self._reset()
+            case "lost while at work":
+                threading.Thread(target=self._forward, args=(body,), daemon=True).start()
+                self.server.lose.wait(60)
                 self._reset()
             case "answer cut off":
                 status, headers, answer = self._forward(body)

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from qwen_edit.engine import Engine
+from qwen_edit.control.blame import Blame
+from qwen_edit.control.noted import Noted
+from qwen_edit.engine import UNBLAMED, Engine
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
@@ -22,6 +25,7 @@ from qwen_edit.worker import PipelineWorker
 from tests.kit.in_process import Answer, Watch, WatchedWorker
 
 REFERENCE_AREA = 64 * 64
+MAX_INPUT_PIXELS, MAX_PIXELS = 10**7, 10**6
 
 
 class TestEngine:
@@ -31,17 +35,20 @@ class TestEngine:
 
     def __init__(
         self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
-        max_batch_tokens: int = 100_000, **options: Any,
+        max_batch_tokens: int = 100_000, blame: Blame | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self.pipeline = Pipeline(parts, devices)
         self.sizes = Sizes(self.pipeline.family, reference_area, self.pipeline.token_pixels)
         self.watch = Watch()
         self.process_ended = threading.Event()
-        settings: dict[str, Any] = {"max_input_pixels": 50_000_000, "cache_bytes": 2**24, "mrope": False}
-        self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, **(settings | options)))
+        settings: dict[str, Any] = {"cache_bytes": 2**24, "mrope": False}
+        self.worker = WatchedWorker(
+            PipelineWorker(self.pipeline, self.sizes, Decoders(MAX_INPUT_PIXELS, MAX_PIXELS), **(settings | options))
+        )
         self.final_latents = self.worker.final_latents
         self.engine = Engine(
-            self.worker, self.watch, max_jobs=max_jobs, max_batch_tokens=max_batch_tokens,
+            Noted(self.worker, blame) if blame else self.worker, self.watch, max_jobs=max_jobs,
+            max_batch_tokens=max_batch_tokens, blame=blame or UNBLAMED,
             end_process=lambda status: self.process_ended.set(),
         )  # fmt: skip
 
@@ -87,7 +94,7 @@ def edit(*images: bytes, **changes: Any) -> EditRequest:
     }  # fmt: skip
     values |= changes
     values["stop_step"] = values["num_inference_steps"] if values["stop_step"] is None else values["stop_step"]
-    return EditRequest(**values)
+    return EditRequest(**({"edit_id": values["id"]} | values))
 
 
 def difference(ours: Any, reference: Any) -> float:

@@ -1,4 +1,4 @@
-"""A model repository whose device breaks when it is told to."""
+"""A model repository whose device breaks when it is told to, and whose worker dies of some edits."""
 
 from __future__ import annotations
 
@@ -29,6 +29,29 @@ def _fail_once_broken(*ignored):
 """
 
 
+# Of an edit with this in its prompt a worker dies in its second step: by a signal, and the next one by hanging.
+DEADLY = "deadly"
+DEATHS = """
+
+_step = PipelineWorker.step
+
+
+def step(self, jobs, **options):
+    if any({word!r} in job.request.prompt and job.state.step == 1 for job in jobs):
+        import os, pathlib, time
+
+        died = pathlib.Path({died!r})
+        if died.exists():
+            time.sleep(1000)
+        died.touch()
+        os.kill(os.getpid(), 9)
+    _step(self, jobs, **options)
+
+
+PipelineWorker.step = step
+"""
+
+
 class FaultyRepository:
     """A copy of `model_repository/` in `folder`."""
 
@@ -38,6 +61,8 @@ class FaultyRepository:
         shutil.copytree(PROJECT / "model_repository", self.path, ignore=shutil.ignore_patterns("__pycache__"))
         loading = self.path / "qwen_image_edit/1/qwen_edit/loading/load.py"
         loading.write_text(loading.read_text() + CODE.format(order=str(self._order)))
+        worker = self.path / "qwen_image_edit/1/qwen_edit/worker.py"
+        worker.write_text(worker.read_text() + DEATHS.format(word=DEADLY, died=str(folder / "died")))
 
     def break_device(self, words: str) -> None:
         """From the next forward on every one of that process raises a RuntimeError with these words."""

@@ -101,9 +101,9 @@ def jpeg_of_absurd_size(side: int) -> bytes:
     return plain[:at] + struct.pack(">HH", side, side) + plain[at + 4 :]
 
 
-def jpeg_of_scans(count: int, side: int = 2048) -> bytes:
+def jpeg_of_scans(count: int, side: int = 2048, mode: str = "L") -> bytes:
     """Progressive, its last scan repeated: a few bytes that go over every pixel."""
-    whole = saved(Image.new("L", (side, side)), "JPEG", progressive=True)
+    whole = saved(Image.new(mode, (side, side)), "JPEG", progressive=True)
     start = whole.rindex(b"\xff\xda")
     return whole[:start] + whole[start:-2] * count + b"\xff\xd9"
 
@@ -402,4 +402,59 @@ LIGHT: dict[str, tuple[Make, int]] = {
     "gif of many frames": (lambda frames: animation(frames, "GIF"), 500),
     "png of many frames": (lambda frames: animation(frames, "PNG"), 500),
     "webp of many frames": (lambda frames: animation(frames, "WEBP"), 500),
+}
+
+
+def jpeg_of_seconds() -> bytes:
+    """As many pixels and scans as are let through, of a size that no decoder's shrinking divides."""
+    return jpeg_of_scans(20, 8_191, "RGB")
+
+
+def black(mode: str, side: int, file_format: str, **options: object) -> bytes:
+    return saved(Image.new(mode, (side, side)), file_format, **options)
+
+
+def float_tiff(side: int) -> bytes:
+    return black("F", side, "TIFF", compression="tiff_adobe_deflate")
+
+
+def tiff_of_shared_planes(side: int) -> bytes:
+    return tiff_of_tiles((side, side), (side // 10, side // 10), planes=3)
+
+
+def tiff_of_rows(side: int) -> bytes:
+    """A strip a row, which all are the same bytes."""
+    row = deflated_zeros(3 * side)
+    return tiff_of_pieces((side, side), DEFLATED | RGB | {278: 1}, STRIPS, side, row)
+
+
+def frames(file_format: str, side: int) -> bytes:
+    pictures = [Image.new("RGB", (side, side), color) for color in ("black", "red")]
+    return saved(pictures[0], file_format, save_all=True, append_images=pictures[1:])
+
+
+OTHERS_SIDE, JPEG_SIDE = 5_680, 8_191  # nearly as many pixels as are taken
+# What is let through, as its pixels and its pieces are in bounds, and costs all that these bounds leave.
+EXPENSIVE: dict[str, Callable[[], bytes]] = {
+    "jpeg of scans": jpeg_of_seconds,
+    "webp with alpha": lambda: black("RGBA", OTHERS_SIDE, "WEBP"),
+    "png with alpha": lambda: black("RGBA", OTHERS_SIDE, "PNG"),
+    "tiff of floats": lambda: float_tiff(OTHERS_SIDE),
+    "webp": lambda: black("RGB", OTHERS_SIDE, "WEBP"),
+    "lossless webp": lambda: black("RGBA", OTHERS_SIDE, "WEBP", lossless=True),
+    "webp of frames": lambda: frames("WEBP", OTHERS_SIDE),
+    "png of 16 bits": lambda: black("I;16", OTHERS_SIDE, "PNG"),
+    "png of a transparent palette": lambda: black("P", OTHERS_SIDE, "PNG", transparency=0),
+    "png of frames": lambda: frames("PNG", OTHERS_SIDE),
+    "grey jpeg": lambda: black("L", JPEG_SIDE, "JPEG"),
+    "progressive jpeg": lambda: black("RGB", JPEG_SIDE, "JPEG", progressive=True),
+    "progressive jpeg of full colour": lambda: black("RGB", JPEG_SIDE, "JPEG", progressive=True, subsampling=0),
+    "gif of frames": lambda: frames("GIF", OTHERS_SIDE),
+    "gif with transparency": lambda: black("P", OTHERS_SIDE, "GIF", transparency=0),
+    "bmp of runs": lambda: bmp_of_single_pixels(640),
+    "tiff of tiles": lambda: tiff_of_tiles((OTHERS_SIDE, OTHERS_SIDE), (64, 64), samples=3),
+    "tiff of shared planes": lambda: tiff_of_shared_planes(OTHERS_SIDE),
+    "tiff of rows": lambda: tiff_of_rows(OTHERS_SIDE),
+    "tiff of one strip": lambda: black("RGBA", 5_500, "TIFF", compression="tiff_lzw"),
+    "fax": lambda: black("1", OTHERS_SIDE, "TIFF", compression="group4"),
 }

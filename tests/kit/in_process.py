@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from qwen_edit.conditioning.preparation import Prepared
+from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.engine import Engine
 from qwen_edit.errors import EditError
 from qwen_edit.forward.denoise import Denoising
@@ -29,10 +30,14 @@ class Watch:
     edits: Counter[str] = field(default_factory=Counter)
     batches: list[tuple[int, int]] = field(default_factory=list)  # (jobs, rows) of every step
     cache_counts: tuple[int, int] = (0, 0)  # hits, misses
+    pictures: int = 0
     held: tuple[int, int] = (0, 0)  # waiting, running
 
     def edit(self, outcome: str) -> None:
         self.edits[outcome] += 1
+
+    def picture(self) -> None:
+        self.pictures += 1
 
     def step(self, jobs: int, rows: int) -> None:
         self.batches.append((jobs, rows))
@@ -69,8 +74,8 @@ class WatchedWorker:
     def device(self) -> torch.device:
         return self._worker.device
 
-    def prepare(self, request: EditRequest) -> Prepared:
-        prepared = self._worker.prepare(request)
+    def prepare(self, request: EditRequest) -> Preparing:
+        prepared = yield from self._worker.prepare(request)
         self.prepared += 1
         return prepared
 
@@ -95,6 +100,17 @@ class WatchedWorker:
 
     def usage(self) -> Usage:
         return self._worker.usage()
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def prepared(preparing: Preparing) -> Prepared:
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as end:
+            return cast("Prepared", end.value)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from qwen_edit.job import Job, Phase
 
 from tests.kit.engines import edit, engine_on, load_pipeline
-from tests.kit.in_process import Answer
+from tests.kit.in_process import Answer, prepared
 
 
 def test_a_job_that_runs_holds_its_pictures_no_more(
@@ -19,7 +19,7 @@ def test_a_job_that_runs_holds_its_pictures_no_more(
     with engine_on(load_pipeline(checkpoint("plus"))) as engine, torch.inference_mode():
         worker = engine.worker
         assert (job.phase, job.steps_left) == (Phase.PREPARING, 4)
-        job.queue(worker.prepare(job.request))
+        job.queue(prepared(worker.prepare(job.request)))
         assert (job.phase, len(job.prepared.references), len(job.request.images)) == (Phase.WAITING, 1, 1)
         job.start(worker.encode(job))
         assert (job.phase, job.prepared.references, job.request.images) == (Phase.RUNNING, (), ())

@@ -13,6 +13,7 @@ from qwen_edit.schedule import batch_tokens, next_batch
 class Waiting:
     order: tuple[float, int]
     row_tokens: tuple[int, ...] = (120,)
+    alone: bool = False
     steps_left: int = 1
 
 
@@ -29,6 +30,7 @@ def queues(draw: st.DrawFn) -> list[Waiting]:
             order=(arrival, number),
             row_tokens=tuple(draw(st.lists(st.integers(41, 310), min_size=1, max_size=2))),
             steps_left=draw(st.integers(1, 12)),
+            alone=draw(st.booleans()),
         )
         for number, arrival in enumerate(arrivals)
     ]
@@ -55,8 +57,14 @@ def test_no_job_is_in_a_step_twice(jobs: list[Waiting], budget: int) -> None:
 def test_who_is_left_out_would_not_have_fitted(jobs: list[Waiting], budget: int) -> None:
     batch = next_batch(jobs, budget, by_order)
     for job in jobs:
-        if job not in batch:
+        if job not in batch and not (job.alone or batch[0].alone):
             assert batch_tokens([*[b for b in batch if b.order < job.order], job]) > budget
+
+
+@given(queues(), st.integers(1, 3000))
+def test_who_shares_no_forward_has_one_of_its_own(jobs: list[Waiting], budget: int) -> None:
+    batch = next_batch(jobs, budget, by_order)
+    assert len(batch) == 1 or not any(job.alone for job in batch)
 
 
 @given(queues(), st.integers(1, 3000))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import logging
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -53,6 +55,13 @@ def test_an_edit_is_503_while_triton_is_away(client: TestClient, png: bytes) -> 
     response = client.post(EDITS, data=PROMPT, files={"image[]": png})
     assert openai_error(response) == (503, "MODEL_NOT_READY", None)
     assert response.headers["retry-after"]
+
+
+def test_a_long_path_is_logged_in_part(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        client.get("/" + "a" * 5000)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "image_edit_server"]
+    assert line == f"GET /{'a' * 199}: 404 NOT_FOUND: No such path"
 
 
 @pytest.mark.parametrize("path", [path.format(model="gpt-image-1") for path in EDIT_PATHS])
@@ -258,6 +267,16 @@ def test_the_pixel_limit_is_the_settings(serve: Serve, png: bytes) -> None:
     response = serve(MAX_INPUT_PIXELS="3071").post(EDITS, data=PROMPT, files={"image": png})
     assert openai_error(response) == (400, "INVALID_INPUT", "image")
     assert "at most 3071 pixels, got 64x48" in response.text
+
+
+def test_a_jpeg_may_have_twice_as_many_pixels(serve: Serve, png: bytes) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(file, "JPEG")
+    taken = serve(MAX_INPUT_PIXELS="1536").post(EDITS, data=PROMPT, files={"image": file.getvalue()})
+    assert taken.status_code == 503, "there is no Triton here"
+    response = serve(MAX_INPUT_PIXELS="1535").post(EDITS, data=PROMPT, files={"image": file.getvalue()})
+    assert openai_error(response) == (400, "INVALID_INPUT", "image")
+    assert "at most 3070 pixels, got 64x48" in response.text
 
 
 def test_refusals_are_logged_without_key_or_prompt(serve: Serve, png: bytes, caplog: pytest.LogCaptureFixture) -> None:

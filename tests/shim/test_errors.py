@@ -13,6 +13,7 @@ from shim.errors import ANSWERS, ShimError, as_shim_error, error_response
 TABLE = [
     (errors.InvalidInput, 400, "INVALID_INPUT", "invalid_request_error"),
     (errors.Unauthorized, 401, "UNAUTHORIZED", "authentication_error"),
+    (errors.Forbidden, 403, "FORBIDDEN", "permission_error"),
     (errors.NotFound, 404, "NOT_FOUND", "not_found_error"),
     (errors.MethodNotAllowed, 405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
     (errors.BodyTimeout, 408, "BODY_TIMEOUT", "invalid_request_error"),
@@ -49,6 +50,15 @@ def test_every_error_has_an_answer() -> None:
 @pytest.mark.parametrize("kind", [errors.QueueFull, errors.ModelNotReady])
 def test_what_may_be_tried_again_says_when(kind: type[ShimError]) -> None:
     assert 1 <= int(ANSWERS[kind].headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("told", "low", "high"), [("1", 1, 2), ("5", 5, 7), ("39", 39, 58), ("40", 40, 60), ("60", 40, 60)]
+)
+def test_those_who_were_refused_together_do_not_come_back_together(told: str, low: int, high: int) -> None:
+    error = errors.QueueFull("full", headers={"retry-after": told})
+    waits = {int(error_response(error, "classic").headers["retry-after"]) for _ in range(1000)}
+    assert (min(waits), max(waits)) == (low, high)
 
 
 @pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)

@@ -61,7 +61,7 @@ def triton() -> ScriptedTriton:
 @pytest.fixture
 def edit(triton: ScriptedTriton, monkeypatch: pytest.MonkeyPatch, png: bytes) -> Iterator[Edit]:
     """Posts a streamed edit with these fields; `files` and `settings` are the only special ones."""
-    monkeypatch.setattr("shim.app.Triton", lambda url, health_url: triton)
+    monkeypatch.setattr("shim.app.Triton", lambda url, health_url, most_bytes: triton)
     with TestClient(create_app(Settings(segment_steps=3, request_timeout_seconds=1.0))) as client:
 
         def edit(name: str = "image", count: int = 1, **fields: str) -> Any:

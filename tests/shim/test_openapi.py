@@ -16,7 +16,7 @@ from shim.reading.edit import edit_of
 from shim.reading.fields import json_kinds
 from shim.settings import Settings
 
-# The fields that the README documents, by the bodies that take them.
+# The fields that docs/api.md documents, by the bodies that take them.
 BOTH = {
     *("prompt", "mask", "images", "n", "size", "negative_prompt", "num_inference_steps", "steps", "sampling_steps"),
     *("true_cfg_scale", "cfg_scale", "cfg", "guidance_scale", "seed", "output_format", "output_compression"),

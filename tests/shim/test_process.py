@@ -82,6 +82,53 @@ def test_sigterm_turns_ready_off_before_the_process_ends(nowhere: str) -> None:
     assert "Traceback" not in log
 
 
+def test_a_page_whose_name_was_bound_to_this_machine_gets_nothing(nowhere: str, png: bytes) -> None:
+    """As a browser on it would ask, whatever else it is made to send; over a real connection."""
+    with running(nowhere) as (_, url):
+        port = url.rsplit(":", 1)[1]
+        page = {
+            "host": f"evil.example:{port}",
+            "origin": f"http://evil.example:{port}",
+            "x-forwarded-host": "localhost",
+        }
+        for method, path in (("GET", "/"), ("GET", "/v1/models"), ("POST", "/v1/images/edits")):
+            refused = httpx.request(method, f"{url}{path}", headers=page)
+            assert (refused.status_code, refused.json()["error"]) == (403, "FORBIDDEN")
+            assert "ALLOWED_HOSTS" in refused.json()["message"]
+        assert httpx.get(f"{url}/health", headers=page).status_code == 200
+        own = {"host": f"localhost:{port}", "origin": f"http://localhost:{port}"}
+        edit = httpx.post(f"{url}/v1/images/edits", headers=own, data={"prompt": "x"}, files={"images": png})
+        assert edit.json()["error"] == "MODEL_NOT_READY"
+
+
+@pytest.mark.parametrize(("trusted", "status"), [("127.0.0.1", 400), ("192.0.2.1", 403)], ids=["trusted", "stranger"])
+def test_the_proxies_that_uvicorn_trusts_tell_by_which_name_they_were_called(
+    nowhere: str, trusted: str, status: int
+) -> None:
+    proxied = {"origin": "https://edits.example.org", "x-forwarded-host": "edits.example.org"}
+    with running(nowhere, FORWARDED_ALLOW_IPS=trusted, ALLOWED_HOSTS="edits.example.org") as (_, url):
+        assert httpx.post(f"{url}/v1/images/edits", headers=proxied).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [({}, True), ({"API_KEY": "secret"}, False), ({"HOST": "127.0.0.1"}, False)],
+    ids=["open", "with a key", "on loopback"],
+)
+def test_without_a_key_it_warns_at_every_start_that_others_reach(variables: dict[str, str], warned: bool) -> None:
+    """On an address that no machine has, or a port that is taken, so that it listens nowhere."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = environment(**{"HOST": "192.0.2.1", "PORT": port} | variables)
+        ended = subprocess.run([sys.executable, "-m", "shim"], cwd=ROOT, env=env, text=True, capture_output=True)
+    assert ended.returncode != 0
+    warning = f"WARNING - HOST=192.0.2.1 without API_KEY: everybody who reaches port {port} may edit"
+    assert (warning in ended.stdout) == warned
+    assert ("without API_KEY" in ended.stdout) == warned
+
+
 def test_openais_sdk_reads_our_errors(nowhere: str, png: bytes) -> None:
     with running(nowhere, API_KEY="secret") as (_, url):
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0)

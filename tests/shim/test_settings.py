@@ -14,7 +14,7 @@ def test_defaults_are_the_contracts() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.triton_url == "http://127.0.0.1:8010"
     assert settings.max_body_bytes == 104_857_600
-    assert settings.max_input_pixels == 50_000_000
+    assert settings.max_input_pixels == 2**25
     assert settings.max_references == 3
     assert settings.max_side == 2048
     assert settings.max_pixels == 2_359_296
@@ -51,6 +51,7 @@ def test_empty_variables_count_as_unset() -> None:
             "allowed_image_hosts",
             ("a.example", "b:3000", "[::1]:80"),
         ),
+        ("ALLOWED_HOSTS", "A.example, gpu_box,", "allowed_hosts", ("a.example", "gpu_box")),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("LOG_PROMPTS", "False", "log_prompts", False),
         ("LOG_PROMPTS", "on", "log_prompts", True),
@@ -76,6 +77,10 @@ def test_a_variable_is_cast(variable: str, value: str, attribute: str, expected:
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL is allowed"),
         ("LOG_FORMAT", "xml", "one of text, json is allowed"),
         ("TRITON_URL", "127.0.0.1:8010", "http://HOST:PORT or https://HOST:PORT is allowed"),
+        ("ALLOWED_HOSTS", "a.example:8000", "a comma list of host names without ports is allowed"),
+        ("ALLOWED_HOSTS", "https://a.example", "a comma list of host names without ports is allowed"),
+        ("ALLOWED_HOSTS", ".a.example", "a comma list of host names without ports is allowed"),
+        ("ALLOWED_HOSTS", "*", "a comma list of host names without ports is allowed"),
         ("ALLOWED_IMAGE_HOSTS", "https://a.example", "a comma list of HOST or HOST:PORT is allowed"),
         ("ALLOWED_IMAGE_HOSTS", "*", "a comma list of HOST or HOST:PORT is allowed"),
         ("CORS_ORIGINS", "example.org", "* or a comma list of origins such as https://example.org is allowed"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
+from tests.kit.balancer import balance
 from tests.kit.servers import Server, serve_shim
 
 Photo = Callable[[str], bytes]
@@ -89,6 +90,24 @@ def test_one_that_leaves_while_its_edit_waits_frees_its_place_and_costs_nothing(
         first.close()
         wait_until_idle(stack)
         assert stack.metric(COUNTER) - before < STEPS, "a call in one piece ends between two steps as well"
+
+
+def test_a_call_that_breaks_off_is_replaced_not_doubled(stack: Server, photo: Photo) -> None:
+    with (
+        balance(f"http://{stack.triton_http}") as balancer,
+        serve_shim(balancer.url, SEGMENT_STEPS="0") as shim,
+    ):
+        balancer.script = ["lost while at work"]
+        before, cancelled = stack.metric(COUNTER), stack.metric("qwen_edit_edits_total", outcome="cancelled")
+        connection = begin(shim, photo("cat"))
+        stack.wait_for(lambda: stack.metric(COUNTER) > before)
+        balancer.lose.set()
+        stack.wait_for(lambda: stack.metric("qwen_edit_edits_total", outcome="cancelled") == cancelled + 1)
+        stack.wait_for(lambda: balancer.calls == 3)  # the call, its end, and the call again
+        stack.wait_for(lambda: stack.metric("qwen_edit_jobs", state="running") == 1)
+        assert stack.metric(COUNTER) - before < STEPS, "the first was ended in its midst"
+        connection.close()
+        wait_until_idle(stack)
 
 
 def test_a_request_id_that_clients_share_cancels_only_the_edit_that_was_left(

@@ -128,7 +128,7 @@ def test_a_first_segment_that_is_refused_refuses_the_request(
     )
     assert response.status_code == 429
     assert response.json()["error"]["code"] == "QUEUE_FULL"
-    assert response.headers["retry-after"] == "5"
+    assert response.headers["retry-after"] in ("5", "6", "7")
 
 
 def test_one_whose_triton_never_comes_back_ends_at_the_time_limit(stack: Server, photo: Photo) -> None:

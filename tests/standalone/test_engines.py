@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +20,7 @@ METRICS = """\
 qwen_edit_edits_total{instance="one",outcome="finished"} 3
 qwen_edit_edits_total{instance="one",outcome="failed"} 1
 qwen_edit_edits_total{instance="two",outcome="finished"} 7
+qwen_edit_pictures_total{instance="one"} 9
 qwen_edit_steps_total{instance="one"} 120
 qwen_edit_rows_per_step_count{instance="one"} 40
 qwen_edit_rows_per_step_sum{instance="one"} 80
@@ -36,7 +37,9 @@ nv_inference_count{model="qwen_image_edit",version="1"} 5
 NOW = 1000.0  # the looker's monotonic clock
 BEAT = 1795000000.0  # the engine's wall clock
 HOUR = 3600.0
-IDLE = EngineState(heartbeat=BEAT, jobs=0, steps=0, ended=0, encode_seconds=0, denoise_seconds=0, forwards=0)
+IDLE = EngineState(
+    heartbeat=BEAT, jobs=0, steps=0, ended=0, pictures=0, encode_seconds=0, denoise_seconds=0, forwards=0
+)
 BUSY = replace(IDLE, jobs=3)
 
 
@@ -44,7 +47,14 @@ def test_the_state_of_every_instance_is_read() -> None:
     states = parse(METRICS)
     assert states.keys() == {"one", "two"}
     assert states["one"] == EngineState(
-        heartbeat=1795000000.25, jobs=3, steps=120, ended=4, encode_seconds=2.5, denoise_seconds=20, forwards=40
+        heartbeat=1795000000.25,
+        jobs=3,
+        steps=120,
+        ended=4,
+        pictures=9,
+        encode_seconds=2.5,
+        denoise_seconds=20,
+        forwards=40,
     )
     assert (states["two"].jobs, states["two"].ended) == (0, 7)
 
@@ -57,13 +67,22 @@ def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
     assert watch.stalled(NOW + 61) == "its engine has 3 edits and made no step for 61 s"
 
 
-def test_steps_ended_edits_and_encodings_are_progress() -> None:
-    for moved in (replace(BUSY, steps=1.0), replace(BUSY, ended=1.0), replace(BUSY, encode_seconds=1.0)):
-        watch = EngineWatch(stall_seconds=60)
-        watch.observe(BUSY, NOW)
-        watch.observe(replace(moved, heartbeat=BEAT + 50), NOW + 50)
-        assert watch.stalled(NOW + 100) is None
-        assert watch.stalled(NOW + 111) is not None
+@pytest.mark.parametrize(
+    "moved",
+    [
+        replace(BUSY, steps=1.0),
+        replace(BUSY, ended=1.0),
+        replace(BUSY, pictures=1.0),
+        replace(BUSY, encode_seconds=1.0),
+    ],
+    ids=["steps", "ended edits", "pictures", "encodings"],
+)
+def test_whatever_gets_on_is_progress(moved: EngineState) -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(BUSY, NOW)
+    watch.observe(replace(moved, heartbeat=BEAT + 50), NOW + 50)
+    assert watch.stalled(NOW + 100) is None
+    assert watch.stalled(NOW + 111) is not None
 
 
 def test_an_engine_is_given_twenty_of_its_own_steps() -> None:
@@ -119,9 +138,14 @@ def test_a_heart_that_stopped_is_found_whatever_the_wall_clock_says(step: float)
 
 
 class Metrics(BaseHTTPRequestHandler):
-    """Of an engine that has edits and has beaten just before."""
+    """Of an engine that has edits and has beaten just before; what is in `strange` is answered first."""
+
+    strange: ClassVar[list[bytes]] = []
 
     def do_GET(self) -> None:
+        if self.strange:
+            self.wfile.write(self.strange.pop(0))
+            return
         samples = {"heartbeat_seconds": time.time(), "jobs": 1}
         body = "".join(f'qwen_edit_{name}{{instance="one"}} {value}\n' for name, value in samples.items()).encode()
         self.send_response(200)
@@ -133,12 +157,17 @@ class Metrics(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def observer() -> Iterator[Observer]:
+def metrics_url() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Metrics) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        with contextlib.closing(Observer(os.getpid(), f"http://127.0.0.1:{server.server_port}", 60)) as observer:
-            yield observer
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def observer(metrics_url: str) -> Iterator[Observer]:
+    with contextlib.closing(Observer(os.getpid(), metrics_url, 60)) as observer:
+        yield observer
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
@@ -149,6 +178,27 @@ def test_an_observer_blames_nobody_for_a_wall_clock_that_steps(
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + step)
     assert (observer.fault(), observer.problem()) == (None, None)
+
+
+def test_an_observer_gets_over_what_is_no_answer_of_triton(observer: Observer) -> None:
+    html = b'<html>qwen_edit_jobs{} many</html>\nqwen_edit_jobs{a="b"} 1\n'
+    Metrics.strange += [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nqwen_edit_jobs{",
+        b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe",
+        b"HTTP/1.0 200 OK\r\n\r\n" + html,
+        b'HTTP/1.0 200 OK\r\n\r\nqwen_edit_jobs{instance="one"} 1.2.3\n',
+        b"HTTP/1.0 500 Oh\r\n\r\n",
+    ]
+    wait_for(lambda: not Metrics.strange and observer.jobs == 1)
+
+
+def test_the_engine_that_stands_still_is_the_one_at_fault(metrics_url: str) -> None:
+    with contextlib.closing(Observer(os.getpid(), metrics_url, 1)) as observer:
+        wait_for(lambda: observer.jobs == 1)
+        assert observer.at_fault() == set()
+        wait_for(lambda: observer.fault() is not None)
+        assert observer.at_fault() == {"one"}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:

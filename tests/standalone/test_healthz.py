@@ -17,7 +17,7 @@ import yaml
 from shim.running.triton import Triton
 from standalone import healthz
 from standalone.healthz import HealthServer, Problem
-from standalone.launcher import answers_200
+from standalone.probe import answers_200
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 STATES = [
@@ -52,7 +52,7 @@ async def test_the_shim_and_the_launcher_take_200_alone_for_ready(
     problem: Problem | None, status: int, body: dict[str, str]
 ) -> None:
     with health_of(problem) as url:
-        triton = Triton("http://127.0.0.1:9", url)
+        triton = Triton("http://127.0.0.1:9", url, most_bytes=1)
         try:
             assert (await triton.is_ready(), answers_200(url)) == (status == 200, status == 200)
         finally:

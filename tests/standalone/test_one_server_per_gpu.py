@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -112,13 +113,24 @@ def test_two_servers_behind_the_launchers_haproxy_share_the_edits(
     with run([sys.executable, "-c", TWO_SERVERS], environment(**settings), *ports.values()) as server:
         server.wait_ready()
         second = Server(server.process, server.log_path, 0, triton_metrics_port=server.triton_metrics_port + 10)
-        for seed in range(6):
-            fields = {"prompt": "x", "size": "64x64", "seed": str(seed), "n": "4", "num_inference_steps": "10"}
-            answer = requests.post(
-                f"{server.url}/v1/images/edits", data=fields, files={"image": photo("cat")}, timeout=60
-            )
-            assert answer.status_code == 200
+        assert [edit(server, photo("cat"), seed).status_code for seed in range(6)] == [200] * 6
         assert server.metric("qwen_edit_steps_total") > 0
         assert second.metric("qwen_edit_steps_total") > 0
+        tritons = children(server, "tritonserver")
+        (haproxy,) = children(server, "haproxy")
+        haproxy.kill()
+        server.wait_for(lambda: "haproxy: it was killed by SIGKILL; it is restarted" in server.log)
+        server.wait_ready()
+        assert edit(server, photo("cat"), 7).status_code == 200
+        assert children(server, "tritonserver") == tritons
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 128 + signal.SIGTERM
+
+
+def edit(server: Server, picture: bytes, seed: int) -> requests.Response:
+    fields = {"prompt": "x", "size": "64x64", "seed": str(seed), "n": "4", "num_inference_steps": "10"}
+    return requests.post(f"{server.url}/v1/images/edits", data=fields, files={"image": picture}, timeout=60)
+
+
+def children(server: Server, name: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process(server.process.pid).children() if child.name() == name]

@@ -114,6 +114,26 @@ def test_a_switch_of_the_model_knows_the_words_of_every_other(module: str) -> No
     assert "set TRITON_GRPC_PORT" in line
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gpu-box"])
+def test_a_public_address_without_a_key_is_refused(host: str) -> None:
+    line = refusal(launch(HOST=host, API_KEY=""))
+    assert line.startswith(f"HOST={host} without API_KEY: ")
+    assert line.endswith("set API_KEY, or ALLOW_NO_AUTH=true")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"HOST": host, "API_KEY": ""} for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost", "LocalHost", "")),
+        {"HOST": "192.0.2.1", "API_KEY": "", "ALLOW_NO_AUTH": "true"},
+        {"HOST": "192.0.2.1", "API_KEY": KEY},
+    ],
+    ids=str,
+)
+def test_a_server_that_asks_for_a_key_or_is_this_machines_own_is_not_refused(settings: dict[str, str]) -> None:
+    assert "DEVICE_MAP=cuda: no CUDA device" in refusal(launch(DEVICE_MAP="cuda", **settings))
+
+
 def test_a_model_repository_without_the_model_is_refused(tmp_path: Path) -> None:
     line = refusal(launch(MODEL_REPOSITORY=str(tmp_path)))
     assert line == f"MODEL_REPOSITORY={str(tmp_path)!r}: a folder with the model {MODEL_NAME} is allowed"

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from qwen_edit.cancellations import Cancellations
+from qwen_edit.control.blame import Blame
+from qwen_edit.control.cancellations import Cancellations
+from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
@@ -60,39 +62,46 @@ class TritonPythonModel:
         os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
         try:
             checkpoint = find(settings.model_dir)
+            # Without a supervisor the instances of one server find each other by its process id.
+            folder = settings.control_dir or f"{tempfile.gettempdir()}/qwen-edit-{os.getppid()}"
+            self._folder = private_folder(Path(folder))
+            from qwen_edit.control.noted import Noted
             from qwen_edit.engine import Engine
             from qwen_edit.loading.load import instance_device, load
+            from qwen_edit.pictures.decoders import Decoders
             from qwen_edit.worker import PipelineWorker
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)
-        except LoadError as error:
+            limits = settings.limits
+            decoders = Decoders(limits.input_pixels, max(limits.pixels, loaded.sizes.reference_area))
+        except (LoadError, NotPrivate) as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        folder = Path(settings.control_dir or f"{tempfile.gettempdir()}/qwen-edit-{os.getppid()}")
-        self._drain_file = folder / "draining"
-        self._cancellations = Cancellations(folder / "cancelled")
+        self._cancellations = Cancellations(self._folder / "cancelled")
+        blame = Blame(self._folder, args["model_instance_name"])
         self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
-        self._limits = settings.limits
+        self._limits = limits
         self._defaults = loaded.defaults
         self._metrics = TritonMetrics(args["model_instance_name"])
         worker = PipelineWorker(
             loaded.pipeline,
             loaded.sizes,
-            max_input_pixels=settings.limits.input_pixels,
+            decoders,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
         )
         self._engine = Engine(
-            worker, self._metrics, max_jobs=settings.max_jobs, max_batch_tokens=settings.max_batch_tokens
-        )
+            Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,
+            max_batch_tokens=settings.max_batch_tokens, blame=blame,
+        )  # fmt: skip
 
     def execute(self, requests: list[Any]) -> None:
         """Hands every request to the engine, which answers through its response sender when the edit is done."""
-        if self._drain_file.exists():
-            self._engine.drain()
         for request in requests:
             reply = TritonReply(request, self._cancellations)
             try:
+                if (private_folder(self._folder) / "draining").exists():
+                    self._engine.drain()
                 tensors = {
                     name: tensor.as_numpy()
                     for name in TENSORS
@@ -105,7 +114,7 @@ class TritonPythonModel:
                 edit = parse(tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.time())
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
-            except BadRequest as error:
+            except (BadRequest, Failed) as error:
                 self._metrics.edit("refused")
                 reply.error(error)
             except EditError as error:
@@ -182,6 +191,7 @@ class TritonMetrics:
         self._instance = instance
         self._families: list[Any] = []  # Triton deletes a family that nothing refers to, under its living metrics
         self._edits = self._each("edits_total", "Edits by how they ended", "COUNTER", "outcome", OUTCOMES)
+        self._pictures = self._one("pictures_total", "Pictures and masks decoded, or refused", "COUNTER")
         self._steps = self._one("steps_total", "Denoising steps, each job's counted", "COUNTER")
         self._rows = self._one(
             "rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", buckets=[1, 2, 4, 8, 16, 32, 64]
@@ -201,6 +211,9 @@ class TritonMetrics:
 
     def edit(self, outcome: str) -> None:
         self._edits[outcome].increment(1)
+
+    def picture(self) -> None:
+        self._pictures.increment(1)
 
     def step(self, jobs: int, rows: int) -> None:
         self._steps.increment(jobs)

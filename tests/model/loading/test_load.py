@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import Loaded, instance_device
 from qwen_edit.loading.load import load as load_checkpoint
 from qwen_edit.settings import Settings
+from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
 
@@ -82,6 +84,9 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, monkeypatc
 def test_a_checkpoint_of_another_kind_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     assert "a StableDiffusionPipeline checkpoint; one of QwenImageEditPipeline" in refusal(tmp_path)
+    for strange in (["QwenImageEditPipeline"], {"a": 1}, None, 3):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": strange}))
+        assert f"a {strange} checkpoint; one of" in refusal(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
     assert "not a diffusers model_index.json" in refusal(tmp_path)
 
@@ -91,6 +96,20 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint: Callable[[str],
     (folder / "transformer").unlink()
     (folder / "transformer").mkdir()
     assert f"QWEN_MODEL_DIR={folder}: " in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("component", "name"), [("transformer", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")]
+)
+def test_pickled_weights_are_not_read(
+    checkpoint: Callable[[str], Path], tmp_path: Path, component: str, name: str
+) -> None:
+    folder, given = copied(checkpoint("plus"), tmp_path / "copy"), checkpoint("plus") / component
+    (folder / component).unlink()
+    shutil.copytree(given, folder / component, ignore=shutil.ignore_patterns("*.safetensors"))
+    (weights,) = given.glob("*.safetensors")
+    torch.save(load_file(weights), folder / component / name)
+    assert "safetensors" in refusal(folder)
 
 
 @pytest.mark.parametrize("content", ["{", '{"steps": 3}', '{"num_inference_steps": "3"}'])

@@ -22,7 +22,7 @@ from qwen_edit.loading.load import Loaded, check, load
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
 from qwen_edit.settings import Adapter, Settings
 from qwen_edit.settings_grammar import SettingsError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.kit.engines import difference, edit, engine_on
 from tests.kit.rows import four_rows, largest_difference
@@ -235,6 +235,11 @@ def test_a_lora_of_another_model_is_refused(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "damaged.safetensors").write_bytes(b"no")
     assert f"LORA={tmp_path}/damaged.safetensors: " in refusal(folder, LORA=f"{tmp_path}/damaged.safetensors")
     assert "2 .safetensors files there" in refusal(folder, LORA=str(tmp_path))
+
+
+def test_a_pickled_lora_is_refused(folder: Path, lora: Path, tmp_path: Path) -> None:
+    torch.save(load_file(lora), tmp_path / "tiny.bin")
+    assert refusal(folder, LORA=f"{tmp_path}/tiny.bin") == f"LORA={tmp_path}/tiny.bin: a .safetensors file is needed"
 
 
 @pytest.mark.parametrize("steps", [4, 8])

@@ -9,8 +9,8 @@ import tracemalloc
 import pytest
 from PIL import Image
 from qwen_edit.errors import BadRequest
-from qwen_edit.pictures import images
 
+from tests.kit.decoding import decode
 from tests.kit.hostile_pictures import (
     LABORIOUS,
     LIGHT,
@@ -35,7 +35,7 @@ def test_what_takes_more_work_than_its_pixels_is_refused(kind: str) -> None:
     data = make(size)
     started = time.thread_time()
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not a picture that is decoded here: it"):
-        images.decode(data, "image", MAX_PIXELS)
+        decode(data, MAX_PIXELS)
     assert time.thread_time() - started < CPU_SECONDS
 
 
@@ -46,7 +46,7 @@ def test_a_tiff_whose_pieces_multiply_is_refused_before_it_is_decoded(kind: str)
     max_pixels = 50_000_000 if kind == "tiff of 187 gigabytes" else MAX_PIXELS
     started = time.thread_time()
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not a picture that is decoded here: it"):
-        images.decode(data, "image", max_pixels)
+        decode(data, max_pixels)
     assert time.thread_time() - started < NO_TIME
 
 
@@ -57,7 +57,7 @@ def test_what_unpacks_to_much_is_decoded_or_refused_in_bounded_time_and_memory(k
     tracemalloc.start()
     started = time.thread_time()
     with contextlib.suppress(BadRequest):
-        images.decode(data, "image", MAX_PIXELS)
+        decode(data, MAX_PIXELS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert time.thread_time() - started < 2 * CPU_SECONDS  # traced
@@ -66,21 +66,21 @@ def test_what_unpacks_to_much_is_decoded_or_refused_in_bounded_time_and_memory(k
 
 def test_a_progressive_photograph_is_decoded() -> None:
     photo = saved(gradient(512).convert("RGB"), "JPEG", progressive=True, icc_profile=bytes(2**20))
-    assert images.decode(photo, "image", 512 * 512).size == (512, 512)
-    assert images.decode(jpeg_of_scans(20), "image", MAX_PIXELS).size == (2048, 2048)
+    assert decode(photo, 512 * 512).size == (512, 512)
+    assert decode(jpeg_of_scans(20), MAX_PIXELS).size == (2048, 2048)
 
 
 def test_a_tiled_or_run_length_encoded_file_is_decoded() -> None:
-    assert images.decode(tiff_of_jpeg_tiles(3), "image", MAX_PIXELS).size == (2048, 2048)
-    assert images.decode(tiff_of_jpeg_planes(3), "image", MAX_PIXELS).size == (1024, 1024)
+    assert decode(tiff_of_jpeg_tiles(3), MAX_PIXELS).size == (2048, 2048)
+    assert decode(tiff_of_jpeg_planes(3), MAX_PIXELS).size == (1024, 1024)
     make, _ = LABORIOUS["bmp of single pixels"]
-    assert images.decode(make(100), "image", MAX_PIXELS).size == (100, 100)
+    assert decode(make(100), MAX_PIXELS).size == (100, 100)
 
 
 @pytest.mark.parametrize("block", [b"", b"\0", b"Exif", b"II*\0\xff\xff\xff\xff", b"MM\0*" + b"\xff" * 60, b"junk" * 9])
 def test_a_damaged_exif_block_says_nothing_of_the_orientation(block: bytes) -> None:
     damaged = jpeg_with(b"\xff\xe1" + (len(block) + 8).to_bytes(2, "big") + b"Exif\0\0" + block)
-    assert images.decode(damaged, "image", MAX_PIXELS).size == (64, 64)
+    assert decode(damaged, MAX_PIXELS).size == (64, 64)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -93,7 +93,7 @@ def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> Non
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = images.decode(saved(stored, kind, exif=exif), "image", MAX_PIXELS)
+    found = decode(saved(stored, kind, exif=exif), MAX_PIXELS)
     assert found.size == (48, 32)
     red, green, _ = found.getpixel((4, 4))  # type: ignore[misc]
     assert red > 200 > 100 > green

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from qwen_edit.errors import BadRequest
-from qwen_edit.pictures import images
+
+from tests.kit.decoding import decode
 
 LIMIT = 10**6
 
@@ -26,7 +27,7 @@ def gradient(mode: str = "RGB") -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_listed_format_is_decoded(kind: str) -> None:
-    picture = images.decode(encoded(gradient(), kind), "image", LIMIT)
+    picture = decode(encoded(gradient(), kind), LIMIT)
     assert (picture.mode, picture.size) == ("RGB", (60, 40))
     close = np.abs(np.asarray(picture).astype(int) - np.asarray(gradient())).mean()
     assert close < 12
@@ -34,30 +35,30 @@ def test_every_listed_format_is_decoded(kind: str) -> None:
 
 @pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"), ("LA", "PNG")])
 def test_every_mode_becomes_rgb(mode: str, kind: str) -> None:
-    assert images.decode(encoded(gradient(mode), kind), "image", LIMIT).mode == "RGB"
+    assert decode(encoded(gradient(mode), kind), LIMIT).mode == "RGB"
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     deep = Image.fromarray(np.linspace(0, 65535, 64 * 64, dtype=np.uint16).reshape(64, 64))
-    values = np.asarray(images.decode(encoded(deep), "image", LIMIT))
+    values = np.asarray(decode(encoded(deep), LIMIT))
     assert abs(values.mean() - 127.5) < 2
 
 
 def test_transparency_is_flattened_on_white() -> None:
     picture = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
-    assert images.decode(encoded(picture), "image", LIMIT).getpixel((5, 5)) == (255, 255, 255)
+    assert decode(encoded(picture), LIMIT).getpixel((5, 5)) == (255, 255, 255)
 
 
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert images.decode(encoded(gradient(), "JPEG", exif=exif), "image", LIMIT).size == (40, 60)
+    assert decode(encoded(gradient(), "JPEG", exif=exif), LIMIT).size == (40, 60)
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert np.asarray(images.decode(data, "image", LIMIT))[3, 3, 0] > 250
+    assert np.asarray(decode(data, LIMIT))[3, 3, 0] > 250
 
 
 @pytest.mark.parametrize(
@@ -74,11 +75,11 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 )
 def test_what_cannot_be_edited_is_an_error_that_says_why(data: bytes, message: str) -> None:
     with pytest.raises(BadRequest, match=message):
-        images.decode(data, "image", LIMIT)
+        decode(data, LIMIT)
 
 
 def test_pixels_are_counted_before_any_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = encoded(Image.new("L", (1001, 1000)))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(BadRequest, match="pixels"):
-        images.decode(bomb, "image", LIMIT)
+        decode(bomb, LIMIT)

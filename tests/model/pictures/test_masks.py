@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 from qwen_edit.errors import BadRequest
-from qwen_edit.pictures import masks
 from qwen_edit.pictures.masks import Mask
 
 from tests.kit import stock
+from tests.kit.decoding import decode_mask
 from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 AREA = 128 * 128
@@ -149,13 +149,13 @@ def test_inpainting_equals_that_of_diffusers(
 def test_transparent_pixels_are_edited() -> None:
     picture = Image.new("RGBA", (40, 40), (255, 255, 255, 255))
     picture.paste((0, 0, 0, 0), (10, 10, 20, 20))
-    decoded = np.asarray(masks.decode(encoded(picture), 10**6))
+    decoded = np.asarray(decode_mask(encoded(picture), 10**6))
     assert decoded[15, 15] == 255
     assert decoded.astype(bool).sum() == 100
 
 
 def test_without_an_alpha_channel_white_is_edited() -> None:
-    decoded = np.asarray(masks.decode(encoded(region((40, 40))), 10**6))
+    decoded = np.asarray(decode_mask(encoded(region((40, 40))), 10**6))
     assert np.array_equal(decoded, np.asarray(region((40, 40))))
 
 
@@ -169,7 +169,7 @@ def test_without_an_alpha_channel_white_is_edited() -> None:
 )
 def test_a_mask_without_a_region_is_an_error_that_says_how_to_make_one(picture: Image.Image, hint: str) -> None:
     with pytest.raises(BadRequest, match=hint):
-        masks.decode(encoded(picture), 10**6)
+        decode_mask(encoded(picture), 10**6)
 
 
 def test_a_mask_of_another_shape_than_the_first_reference_is_refused(

@@ -6,6 +6,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from shim.errors import BodyTimeout
+from shim.guards import deadline
 from shim.guards.deadline import BodyDeadline
 from shim.limits import MIN_BODY_RATE
 
@@ -38,6 +39,12 @@ async def read(chunks: list[tuple[float, bytes]], storing: float = 0.0) -> int:
 async def test_a_body_that_stops_is_given_up() -> None:
     with pytest.raises(BodyTimeout, match=r"may take 0.2 s, .* 1 bytes have come"):
         await read([(0.0, b"x"), (60.0, b"")])
+
+
+async def test_silence_ends_a_body_long_before_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadline, "SILENCE_SECONDS", 0.05)
+    with pytest.raises(BodyTimeout, match=r"no silence of 0.05 s; 100000000 bytes have come"):
+        await read([(0.0, bytes(10**8)), (5.0, b"x"), (0.0, b"")])
 
 
 async def test_a_body_that_trickles_is_given_up() -> None:

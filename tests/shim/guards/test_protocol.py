@@ -49,8 +49,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         monkeypatch.setattr(protocol, name, SECONDS)
     routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (ok, echo, large)]
     config = uvicorn.Config(
-        Starlette(routes=routes), http=protocol.BoundedProtocol, ws="none", log_config=None, timeout_keep_alive=2,
-        h11_max_incomplete_event_size=HEADER_BYTES,
+        Starlette(routes=routes), http=protocol.BoundedProtocol, ws="none", log_config=None, timeout_keep_alive=2
     )  # fmt: skip
     server = uvicorn.Server(config)
     with socket.socket() as listening:
@@ -68,6 +67,11 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture
+def three_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "most_connections", lambda: 3)
 
 
 @pytest.fixture
@@ -131,6 +135,57 @@ def test_a_connection_that_rests_is_kept_for_the_keep_alive_time(client: socket.
     assert 1.5 < seconds_until_closed(client) < 4
 
 
+def connect(port: int, sent: bytes = b"") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client.sendall(sent)
+    time.sleep(0.1)
+    return client
+
+
+UNDER_WAY = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_of_too_many_connections_the_one_that_has_waited_longest_is_closed(port: int) -> None:
+    with connect(port, UNDER_WAY) as busy, connect(port) as silent, connect(port) as later, connect(port) as fourth:
+        assert silent.recv(1) == b""
+        busy.sendall(b"x")
+        assert answer(busy)[::2] == (200, b"x")
+        for client in (later, fourth):
+            client.sendall(GET)
+            assert answer(client)[0] == 200
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_connections_that_rest_after_an_answer_make_room_too(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(connect(port, GET)) for _ in range(4)]
+        assert [answer(client)[0] for client in clients] == [200] * 4
+        assert clients[0].recv(1) == b""
+        clients[1].sendall(GET)
+        assert answer(clients[1])[0] == 200
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_several_that_come_at_once_close_as_many(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(30)]
+        last = opened.enter_context(connect(port, GET))
+        assert answer(last)[0] == 200
+        closed = [seconds_until_closed(client) < SECONDS / 2 for client in clients[:20]]
+    assert all(closed)
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_where_all_connections_are_in_use_no_more_are_taken(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        busy = [opened.enter_context(connect(port, UNDER_WAY)) for _ in range(3)]
+        assert opened.enter_context(connect(port)).recv(1) == b""
+        for client in busy:
+            client.sendall(b"x")
+            assert answer(client)[0] == 200
+
+
 def test_requests_that_are_sent_together_are_all_answered(client: socket.socket) -> None:
     client.sendall(3 * GET)
     with client.makefile("rb") as reader:
@@ -164,6 +219,41 @@ def test_an_answer_that_nobody_reads_is_given_up(client: socket.socket) -> None:
     assert received < LARGE
 
 
+def test_an_answer_that_is_read_too_slowly_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**40)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while chunk := client.recv(2**18):
+                received += len(chunk)
+                time.sleep(0.02)
+    assert received < LARGE
+
+
+def test_a_reader_who_is_fast_again_gets_the_time_back_that_the_rest_took(client: socket.socket) -> None:
+    client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    received = 0
+    for _ in range(2):
+        time.sleep(SECONDS * 0.7)
+        target = received + LARGE // 2
+        while received < target and (chunk := client.recv(2**16)):
+            received += len(chunk)
+    assert received >= LARGE
+
+
+def test_each_answer_of_a_connection_has_its_own_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**40)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        for _ in range(2):
+            client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+            time.sleep(1.2)
+            assert len(answer(client)[2]) == LARGE
+
+
 def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> None:
     client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     received = 0
@@ -171,6 +261,11 @@ def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> Non
         received += len(chunk)
         time.sleep(0.02)
     assert received > LARGE
+
+
+def test_a_body_may_hold_any_line_ends(client: socket.socket) -> None:
+    client.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\na\nb\n\r\n\n")
+    assert answer(client)[::2] == (200, b"a\nb\n\r\n\n")
 
 
 @pytest.mark.parametrize(
@@ -184,12 +279,17 @@ def test_an_answer_that_is_read_slowly_comes_whole(client: socket.socket) -> Non
         b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\n\r\n",
+        b"GET /ok HTTP/1.1\nhost: x\r\n\r\n",
+        b"GET /ok HTTP/1.1\r\nhost: x\n\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET /" + b"a" * 2 * HEADER_BYTES + b" HTTP/1.1\r\n\r\n",
         b"GET /ok HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2 * HEADER_BYTES,
     ],
     ids=[
         "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding",
-        "damaged chunk", "long path", "long header",
+        "damaged chunk", "LF after a field", "LF after the request line", "LF only", "both lengths",
+        "long path", "long header",
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from shim.errors import InvalidInput
+from shim.errors import InvalidInput, ModelNotReady
 from shim.reading import fetch
 from shim.reading.fetch import Address, fetch_all, is_public
+from shim.reading.spool import Share, Spool
 from shim.reading.uploads import Linked
 
+SPOOL = Spool(2**20)
 Serve = Callable[..., Awaitable[int]]
 
 
@@ -54,7 +56,8 @@ async def hello(request: web.Request) -> web.Response:
 async def fetched(address: str, *hosts: str, may_connect: Callable[[Address], bool] = is_loopback) -> bytes:
     upload = Linked("url", address)
     with upload.file as file:
-        await fetch_all([upload], hosts, may_connect)
+        with SPOOL.share() as share:
+            await fetch_all([upload], hosts, share, may_connect)
         assert upload.address is None
         file.seek(0)
         return file.read()
@@ -143,6 +146,17 @@ async def test_a_picture_is_fetched_from_an_allowed_host(serve: Serve) -> None:
     assert not {"Cookie", "Authorization", "Referer"} & set(headers)
 
 
+async def test_a_picture_for_which_there_is_no_room_is_not_kept(serve: Serve) -> None:
+    port = await serve(hello)
+    spool = Spool(4)
+    linked = Linked("url", f"http://localhost:{port}/")
+    with linked.file, spool.share() as other, spool.share() as share:
+        other.add(1)
+        with pytest.raises(ModelNotReady):
+            await fetch_all([linked], [f"localhost:{port}"], share, is_loopback)
+    assert spool.held == 0
+
+
 async def test_several_are_fetched_at_once_and_the_first_refusal_is_told(serve: Serve) -> None:
     both = asyncio.Barrier(2)
 
@@ -155,12 +169,12 @@ async def test_several_are_fetched_at_once_and_the_first_refusal_is_told(serve: 
     port = await serve(handler)
     a, b, missing = (Linked("images", f"http://localhost:{port}/{name}") for name in ("a", "b", "missing"))
     with a.file, b.file, missing.file:
-        await fetch_all([a, b], [f"localhost:{port}"], is_loopback)
+        await fetch_all([a, b], [f"localhost:{port}"], Share(SPOOL), is_loopback)
         await asyncio.gather(a.seek(0), b.seek(0))
         assert (await a.read(), await b.read()) == (b"/a", b"/b")
         a.address = f"http://localhost:{port}/a"
         with pytest.raises(InvalidInput, match=r"^images: localhost answered 404$"):
-            await fetch_all([a, missing], [f"localhost:{port}"], is_loopback)
+            await fetch_all([a, missing], [f"localhost:{port}"], Share(SPOOL), is_loopback)
 
 
 async def test_without_allowed_hosts_nothing_is_fetched() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from shim.errors import InvalidInput
 from shim.openapi import describe
-from shim.reading.fields import FIELDS, SEED, STEPS, TRUE_CFG_SCALE, UNSUPPORTED, Given, N, readme_rows
+from shim.reading.fields import FIELDS, SEED, STEPS, TRUE_CFG_SCALE, UNSUPPORTED, Given, N, markdown_rows
 from shim.settings import Settings
 
 
@@ -33,12 +33,12 @@ def test_no_name_is_two_fields() -> None:
 def test_the_readmes_rows_name_every_field_of_the_form_once() -> None:
     operation = describe(Settings(), ["/edits"])["paths"]["/edits"]["post"]
     properties = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
-    names = [name for cell, _, _ in readme_rows() for name in cell.replace("`", "").split(", ")]
+    names = [name for cell, _, _ in markdown_rows() for name in cell.replace("`", "").split(", ")]
     assert sorted(names) == sorted(properties)
 
 
-def test_the_readmes_rows_tell_bounds_by_the_settings_names() -> None:
-    rows = {cell: (values, default) for cell, values, default in readme_rows()}
+def test_the_documents_rows_tell_bounds_by_the_settings_names() -> None:
+    rows = {cell: (values, default) for cell, values, default in markdown_rows()}
     assert rows["`num_inference_steps`, `steps`, `sampling_steps`"] == ("2 to `MAX_STEPS`", "the server's")
     assert rows["`n`"] == ("1 to 10; at most `MAX_OUTPUTS_PER_REQUEST` outputs in all", "1")
     assert rows["`size`"] == (

@@ -17,6 +17,7 @@ from shim.errors import ClientGone, GenerationError, GenerationTimeout
 from shim.guards.flood import Flood
 from shim.metrics import Metrics
 from shim.reading.edit import Edit, edit_of
+from shim.reading.spool import Spool
 from shim.running.readiness import Readiness
 from shim.running.run import Advanced, EditRun, Event, Output, Partial
 from shim.running.segments import Outcome, Segment
@@ -41,6 +42,7 @@ class Running:
             model=triton,
             readiness=Readiness(triton.is_ready),
             flood=Flood(),
+            spool=Spool(0),
             threads=CapacityLimiter(1),
             metrics=Metrics(lambda: 0),
         )

@@ -14,7 +14,7 @@ from shim.metrics import Metrics
 from shim.reading.edit import Job, edit_of
 from shim.running import segments
 from shim.running.admission import Admission
-from shim.running.faults import Interrupted, Unreached
+from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.readiness import Readiness
 from shim.running.segments import Edited, Outcome, Patience, Plan, Runner, Segment, back_off
 from shim.settings import Settings
@@ -198,6 +198,30 @@ async def test_what_breaks_off_is_sent_again_from_the_last_latents() -> None:
     await run.edited(steps="8")
     assert run.triton.spans == [(0, 3), (3, 6), (3, 6), (3, 6), (6, None), (6, None)]
     assert run.count("segments_interrupted") == 3
+
+
+def failing(message: str) -> Call:
+    async def fail(segment: Segment) -> Never:
+        raise TritonFault(message)
+
+    return fail
+
+
+async def test_the_same_fault_of_tritons_twice_in_a_row_is_final() -> None:
+    run = Run(obey, failing("no shared memory"), failing("no shared memory"))
+    with pytest.raises(GenerationError, match="twice in the same way"):
+        await run.edited(steps="8")
+    assert run.triton.spans == [(0, 3), (3, 6), (3, 6)]
+
+
+async def test_different_faults_and_those_of_different_segments_are_not() -> None:
+    run = Run(failing("a"), failing("b"), failing("a"), obey, failing("a"), broken, failing("a"))
+    await run.edited(steps="8")
+    assert run.count("segments_interrupted") == 6
+
+
+async def test_a_connection_that_breaks_twice_is_tried_again() -> None:
+    await Run(broken, broken, broken).edited(steps="8")
 
 
 async def test_a_silent_call_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import logging
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,15 +12,16 @@ import numpy as np
 import pytest
 from qwen_edit.request import MAX_PREVIEW_SIDE
 from starlette.datastructures import UploadFile
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+from tritonclient.utils import deserialize_bytes_tensor
 
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
 from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
-from shim.running.faults import Interrupted, Unreached
+from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.segments import Outcome, Segment
-from shim.running.triton import PREVIEW_SIDE, body_of, model_error, outcome, refusal
+from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal
 from shim.settings import Settings
+from tests.kit.http_triton import HttpTriton, answered, http_triton
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
 
@@ -162,6 +166,81 @@ def test_a_gateways_answer_and_a_draining_servers_say_that_nobody_took_the_call(
 
 
 @pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (500, 'Failed to increase the shared memory pool size for key "q": No space left on device', TritonFault),
+        (500, "Failed to process, message: Stub process 'qwen_image_edit_0_0' is not healthy.", Interrupted),
+        (503, "Failed to increase the shared memory pool", Unreached),
+        (404, "Request for unknown model: 'qwen_image_edit' is not found", Interrupted),
+    ],
+)
+def test_an_error_of_tritons_own_may_be_the_calls_doing(status: int, message: str, kind: type[Interrupted]) -> None:
+    assert type(refusal(status, json.dumps({"error": message}).encode(), segment_of(PLAIN).job)) is kind
+
+
+def test_the_same_error_of_two_calls_is_told_in_the_same_words() -> None:
+    first, second = (
+        refusal(500, json.dumps({"error": f"[request id: e-0.{call}] no memory"}).encode(), segment_of(PLAIN).job)
+        for call in (1, 2)
+    )
+    assert str(first) == str(second) == "status 500: no memory"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unexpected inference input 'deadline' for model 'qwen_image_edit'",
+        "[request id: e.0] inference input 'seed' data-type is 'INT32', but model 'qwen_image_edit' expects 'INT64'",
+        "[request id: e.0] unexpected shape for input 'size' for model 'qwen_image_edit'. Expected [-1,2], got [1,3].",
+        "[request id: e.0] expected 2 inputs but got 1 inputs for model 'qwen_image_edit'. Got input(s) ['prompt'], "
+        "but missing required input(s) ['image']. Please provide all required input(s).",
+    ],
+)
+def test_inputs_that_the_model_does_not_declare_are_final_and_the_log_names_them(
+    message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = refusal(400, json.dumps({"error": message}).encode(), segment_of(PLAIN).job)
+    assert isinstance(error, GenerationError)
+    assert error.message == "Image generation failed: this server and its model are of different releases"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert message.removeprefix("[request id: e.0] ")[:100] in line
+
+
+@pytest.fixture
+def triton_server() -> Iterator[HttpTriton]:
+    with http_triton() as server:
+        yield server
+
+
+@pytest.fixture
+async def triton(triton_server: HttpTriton) -> AsyncIterator[Triton]:
+    triton = Triton(triton_server.url, triton_server.url, most_bytes=2**20)
+    yield triton
+    await triton.close()
+
+
+@pytest.mark.parametrize("said", ["reset", (502, "answer lost"), (504, "too late")], ids=str)
+async def test_a_call_that_broke_off_is_dropped_before_anything_else_is_sent(
+    triton: Triton, triton_server: HttpTriton, said: str | tuple[int, str]
+) -> None:
+    triton_server.script = [said]
+    with pytest.raises(Interrupted):
+        await triton.run(segment_of(PLAIN), "e")
+    assert triton_server.calls == ["e.0", "cancel e.0"]
+    assert (await triton.run(segment_of(PLAIN), "e")).steps == 2
+    assert triton_server.calls == ["e.0", "cancel e.0", "e.1"]
+
+
+@pytest.mark.parametrize("said", [None, (503, "nobody"), (500, "failed: x")], ids=str)
+async def test_a_call_that_was_answered_is_not_dropped(
+    triton: Triton, triton_server: HttpTriton, said: tuple[int, str] | None
+) -> None:
+    triton_server.script = [said] if said else []
+    await asyncio.gather(triton.run(segment_of(PLAIN), "e"), return_exceptions=True)
+    assert triton_server.calls == ["e.0"]
+
+
+@pytest.mark.parametrize(
     ("message", "retry_after"),
     [
         ("queue_full: 8 edits are waiting or running, at most 8 are taken: retry in 17 s", "17"),
@@ -173,21 +252,6 @@ def test_a_refusal_tells_when_to_try_again(message: str, retry_after: str | None
     error = model_error(message, FIELDS)
     assert isinstance(error, QueueFull)
     assert error.headers.get("retry-after") == retry_after
-
-
-def answered(**outputs: object) -> tuple[bytes, dict[str, str]]:
-    """The body and headers of an answer with these tensors."""
-    described, data = [], b""
-    for name, value in outputs.items():
-        array = np.asarray(value)[None]
-        kind = {"i": "INT32", "f": "FP32", "u": "UINT8", "O": "BYTES"}[array.dtype.kind]
-        raw = serialize_byte_tensor(array).item() if kind == "BYTES" else array.tobytes()
-        described.append(
-            {"name": name, "datatype": kind, "shape": array.shape, "parameters": {"binary_data_size": len(raw)}}
-        )
-        data += raw
-    header = json.dumps({"outputs": described}).encode()
-    return header + data, {"Inference-Header-Content-Length": str(len(header))}
 
 
 LATENTS = np.zeros((3, 2), np.float32)

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 
 from qwen_edit.clock import StepClock
+from qwen_edit.control.blame import Blame, Unblamed
 from qwen_edit.device_errors import DeviceError, is_device_error
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.intake import Intake
@@ -34,6 +35,7 @@ HEARTBEAT_SECONDS = 1.0
 CANCELLATION_SECONDS = 0.5  # how often waiting edits are asked whether their client is still there
 FAILURES_IN_A_ROW = 5  # edits that failed with no good step between them: the fault is the device's, not theirs
 
+UNBLAMED = Unblamed()
 Made = TypeVar("Made")
 
 
@@ -45,11 +47,13 @@ class Engine:
         *,
         max_jobs: int,
         max_batch_tokens: int,
+        blame: Blame | Unblamed = UNBLAMED,
         end_process: Callable[[int], object] = os._exit,
     ) -> None:
         self._worker = worker
         self._metrics = metrics
         self._max_jobs = max_jobs
+        self._blame = blame
         self._end_process = end_process
         self._stepper = Stepper(worker, max_batch_tokens, self._fail)
         self._clock = StepClock(worker.device, self._stepped)
@@ -63,16 +67,16 @@ class Engine:
         self._draining = False
         self._closed = False
         self._changed = threading.Condition()  # guards _jobs, _arrivals, _draining, _closed
-        self._intake = Intake(worker, self._on_prepared)
+        self._intake = Intake(worker, self._on_prepared, metrics.picture)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: EditRequest, reply: Reply) -> None:
-        """Takes the job and returns at once; raises QueueFull or Draining. A continued edit is always taken."""
+        """Takes the job and returns at once; raises QueueFull, Draining or Failed. A continued edit is always taken."""
         with self._changed:
             if not request.continued:
                 self._refuse_when_full()
-            job = Job(request, reply, next(self._numbers))
+            job = Job(request, reply, next(self._numbers), alone=self._blame.take(request.edit_id))
             self._jobs.add(job)
         self._intake.submit(job)
 
@@ -88,6 +92,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
         self._intake.close()
+        self._worker.close()
 
     def _refuse_when_full(self) -> None:
         if self._draining:
@@ -101,7 +106,7 @@ class Engine:
             )
 
     def _on_prepared(self, job: Job, error: EditError | None) -> None:
-        """Called on the intake's thread."""
+        """Called on the intake's threads."""
         if error is not None:
             self._answer_with_error(job, error)
             return
@@ -265,6 +270,7 @@ class Engine:
             self._jobs.remove(job)
             job.end()
             self._changed.notify_all()
+        self._blame.end(job.request.edit_id)
         try:
             send()
         except Exception:
@@ -272,7 +278,7 @@ class Engine:
 
 
 def _failure(error: Exception, job: Job) -> EditError:
-    """What the client is told; the whole of it is in the log."""
+    """What the client reads; the details are in the log."""
     if isinstance(error, EditError):
         return error
     log.error("edit %s failed", job.request.id, exc_info=error)

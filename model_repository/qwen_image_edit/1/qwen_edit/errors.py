@@ -28,6 +28,7 @@ class BadRequest(EditError):
 
     def __init__(self, tensor: str, detail: str) -> None:
         super().__init__(f"{tensor}: {detail}")
+        self.detail = detail
 
 
 class QueueFull(EditError):

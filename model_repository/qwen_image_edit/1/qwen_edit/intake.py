@@ -1,46 +1,96 @@
-"""Prepares new jobs on a thread of its own, so that no denoising step waits for it."""
+"""Prepares new jobs on threads of its own, so that no denoising step waits for it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from qwen_edit.errors import EditError, Failed
-from qwen_edit.job import Job
+from qwen_edit.conditioning.preparation import Preparing
+from qwen_edit.errors import Cancelled, EditError, Failed
+from qwen_edit.job import Job, by_arrival
+from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.worker import Worker
 
 log = logging.getLogger("image_edit_server")
 
+Order = tuple[float, ...]
+
+
+@dataclass
+class Turn:
+    """A job that is being prepared."""
+
+    job: Job
+    preparing: Preparing
+    decoded: int = 0  # pictures
+
+    @property
+    def order(self) -> Order:
+        """Continued edits first, then whoever had fewest pictures decoded, then by arrival."""
+        return (not self.job.request.continued, self.decoded, *by_arrival(self.job))
+
 
 class Intake:
-    """`done(job, None)` or `done(job, error)` is called from its thread for every job it was given."""
+    """`done(job, None)` or `done(job, error)` is called from its threads for every job it was given, and
+    `picture_ended()` after each picture.
 
-    def __init__(self, worker: Worker, done: Callable[[Job, EditError | None], None]) -> None:
+    One thread begins every job, and ends those that have nothing to decode, whatever the others decode meanwhile.
+    """
+
+    def __init__(
+        self, worker: Worker, done: Callable[[Job, EditError | None], None], picture_ended: Callable[[], None]
+    ) -> None:
         self._worker = worker
         self._done = done
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
-        self._thread.start()
+        self._picture_ended = picture_ended
+        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._turns: queue.PriorityQueue[tuple[Order, Turn | None]] = queue.PriorityQueue()
+        self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
+        self._decoding = [threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(DECODERS)]
+        for thread in (self._beginning, *self._decoding):
+            thread.start()
 
     def submit(self, job: Job) -> None:
-        self._queue.put(job)
+        self._arrivals.put(job)
 
     def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
+        """Ends what it has, first."""
+        self._arrivals.put(None)
+        self._beginning.join()
+        for number, _ in enumerate(self._decoding):
+            self._turns.put(((math.inf, number), None))
+        for thread in self._decoding:
+            thread.join()
 
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            self._done(job, self._prepare(job))
+    def _begin(self) -> None:
+        while (job := self._arrivals.get()) is not None:
+            self._advance(Turn(job, self._worker.prepare(job.request)))
 
-    def _prepare(self, job: Job) -> EditError | None:
+    def _decode(self) -> None:
+        while (turn := self._turns.get()[1]) is not None:
+            if turn.job.reply.cancelled():
+                self._done(turn.job, Cancelled("the client cancelled this edit"))
+                continue
+            turn.decoded += 1
+            self._advance(turn)
+            self._picture_ended()
+
+    def _advance(self, turn: Turn) -> None:
+        """Up to the next picture, or to the end."""
+        job, error = turn.job, None
         try:
-            job.queue(self._worker.prepare(job.request))
-        except EditError as error:
-            return error
+            next(turn.preparing)
+            self._turns.put((turn.order, turn))
+            return
+        except StopIteration as prepared:
+            job.queue(prepared.value)
+        except EditError as refusal:
+            error = refusal
         except Exception:
             log.exception("edit %s could not be prepared", job.request.id)
-            return Failed("the request could not be prepared")
-        return None
+            error = Failed("the request could not be prepared")
+        self._done(job, error)

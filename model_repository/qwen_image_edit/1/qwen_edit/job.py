@@ -75,6 +75,7 @@ class Job:
     request: EditRequest
     reply: Reply
     number: int  # order of admission
+    alone: bool = False  # shares no forward
     times: Times = field(default_factory=Times)
     phase: Phase = Phase.PREPARING
     prepared: Prepared = field(init=False, repr=False)

@@ -13,6 +13,9 @@ class Metrics(Protocol):
     def edit(self, outcome: str) -> None:
         """One more edit ended in `outcome`; a run that stopped early has not ended."""
 
+    def picture(self) -> None:
+        """One more picture or mask was decoded, or refused."""
+
     def step(self, jobs: int, rows: int) -> None:
         """One forward step was made for `jobs` jobs in `rows` rows."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MAX_PREVIEW_SIDE = 1024  # pixels
 MAX_AGE_SECONDS = 3600.0  # an `arrival` further back counts as this old
 MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
 MAX_REQUEST_ID = 128  # characters that a log line carries
+CALL = re.compile(r"\.[0-9]+$")  # at the end of a request's id: which of its edit's calls it is
 MAX_CANCELLED_ID = 256  # bytes
 
 # Name → (numpy kind, shape without the batch dimension; -1 is any). Kind "O" is Triton's BYTES.
@@ -60,6 +62,7 @@ class EditRequest:
     """One edit of one output image."""
 
     id: str
+    edit_id: str  # of all calls of the edit: segments, and what was sent again
     images: tuple[bytes, ...]  # encoded reference images
     prompt: str
     negative_prompt: str  # empty: no guidance
@@ -93,8 +96,10 @@ def parse(
     if start > 0 and "seed" not in values:
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
     latents = _latents(values, start)
+    request_id = request_id or secrets.token_hex(8)
     return EditRequest(
-        id=printable(request_id) or secrets.token_hex(8),
+        id=printable(request_id),
+        edit_id=CALL.sub("", request_id),
         images=_images(values, limits),
         prompt=_prompt(values),
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),

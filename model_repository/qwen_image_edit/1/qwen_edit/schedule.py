@@ -13,6 +13,10 @@ class Schedulable(Protocol):
     def row_tokens(self) -> Sequence[int]:
         """Image and text tokens of each of the job's rows: of one, or of two with guidance."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether it shares no forward."""
+
 
 Job = TypeVar("Job", bound=Schedulable)
 
@@ -25,11 +29,17 @@ def batch_tokens(jobs: Iterable[Schedulable]) -> int:
 def next_batch(jobs: Iterable[Job], budget: int, order: Callable[[Job], Any]) -> list[Job]:
     """The job that is first by `order`, and after it every job that keeps the forward within `budget` tokens.
 
+    One that shares no forward has its own when it is the first.
+
     The first takes part even where it exceeds the budget alone. So every job's turn comes: it either joins an earlier
     one, or those before it finish and it is the first itself.
     """
     batch: list[Job] = []
     for job in sorted(jobs, key=order):
-        if not batch or batch_tokens([*batch, job]) <= budget:
+        if not batch or _joins(job, batch, budget):
             batch.append(job)
     return batch
+
+
+def _joins(job: Job, batch: list[Job], budget: int) -> bool:
+    return not (job.alone or batch[0].alone) and batch_tokens([*batch, job]) <= budget

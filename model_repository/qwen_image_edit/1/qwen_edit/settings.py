@@ -126,7 +126,10 @@ class Limits:
     """What one request may ask for."""
 
     input_pixels: int = setting(
-        "MAX_INPUT_PIXELS", integer(1, 10**9), 50_000_000, "Most pixels that an input picture may have."
+        "MAX_INPUT_PIXELS",
+        integer(1, 10**9),
+        2**25,
+        "Most pixels that an input picture may have. A JPEG may have twice as many.",
     )
     references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
     side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")

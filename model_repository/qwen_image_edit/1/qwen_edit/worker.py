@@ -11,7 +11,7 @@ import torch
 
 from qwen_edit.conditioning.cache import TensorCache
 from qwen_edit.conditioning.conditioner import Conditioner
-from qwen_edit.conditioning.preparation import Preparation, Prepared
+from qwen_edit.conditioning.preparation import Preparation, Prepared, Preparing
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import Failed
 from qwen_edit.families.sizes import Sizes
@@ -19,6 +19,7 @@ from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.job import Job, Result
 from qwen_edit.pictures import decoding
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 
@@ -34,13 +35,13 @@ class Usage:
 
 
 class Worker(Protocol):
-    """Called from one thread, and `prepare` from another."""
+    """Called from one thread, and `prepare` from others."""
 
     @property
     def device(self) -> torch.device:
         """That the steps are made on."""
 
-    def prepare(self, request: EditRequest) -> Prepared:
+    def prepare(self, request: EditRequest) -> Preparing:
         """Decodes and checks; raises BadRequest."""
 
     def encode(self, job: Job) -> Denoising:
@@ -57,25 +58,24 @@ class Worker(Protocol):
 
     def usage(self) -> Usage: ...
 
+    def close(self) -> None: ...
+
 
 class PipelineWorker:
     def __init__(
         self,
         pipeline: Pipeline,
         sizes: Sizes,
+        decoders: Decoders,
         *,
         cache_bytes: int,
-        max_input_pixels: int,
         mrope: bool = True,
     ) -> None:
         self._pipeline = pipeline
+        self._decoders = decoders
         self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), mrope=mrope)
         self._preparation = Preparation(
-            sizes,
-            Prompts(pipeline),
-            self._conditioner,
-            channels=pipeline.token_channels,
-            max_input_pixels=max_input_pixels,
+            sizes, Prompts(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )
         self._denoiser = Denoiser(pipeline)
         self._levels = NoiseLevels(pipeline.scheduler)
@@ -84,7 +84,7 @@ class PipelineWorker:
     def device(self) -> torch.device:
         return self._pipeline.devices.transformer
 
-    def prepare(self, request: EditRequest) -> Prepared:
+    def prepare(self, request: EditRequest) -> Preparing:
         return self._preparation.prepare(request)
 
     def encode(self, job: Job) -> Denoising:
@@ -132,6 +132,9 @@ class PipelineWorker:
         cache = self._conditioner.cache
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
         return Usage(cache.hits, cache.misses, cache.bytes, peak)
+
+    def close(self) -> None:
+        self._decoders.close()
 
     def _inpainting(self, prepared: Prepared, noise: torch.Tensor) -> Inpainting | None:
         if prepared.mask is None:

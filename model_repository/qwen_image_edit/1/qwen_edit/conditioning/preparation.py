@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from qwen_edit.conditioning.conditioner import Conditioner
@@ -13,6 +16,7 @@ from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry, Sizes
 from qwen_edit.pictures import masks
+from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pictures.masks import Mask
 from qwen_edit.request import EditRequest
 
@@ -33,63 +37,88 @@ class Prepared:
     def prompts(self) -> tuple[Prompt, ...]:
         return (self.prompt,) if self.negative_prompt is None else (self.prompt, self.negative_prompt)
 
-    @property
-    def latents(self) -> tuple[tuple[Reference, Size], ...]:
-        """What the VAE encodes, and at which size; a masked job needs its source at the output's size too."""
-        references = tuple(zip(self.references, self.geometry.references, strict=True))
-        return references if self.mask is None else (*references, (self.references[0], self.geometry.output))
-
     def without_pictures(self) -> Self:
         return replace(self, references=())
 
 
+Preparing = Generator[None, None, Prepared]  # stops before each picture that it decodes
+
+
 class Preparation:
-    """Not for several threads."""
+    """For several threads."""
 
     def __init__(
-        self, sizes: Sizes, prompts: Prompts, conditioner: Conditioner, *, channels: int, max_input_pixels: int
+        self, sizes: Sizes, prompts: Prompts, conditioner: Conditioner, decoders: Decoders, *, channels: int
     ) -> None:
         self._sizes = sizes
         self._prompts = prompts
         self._conditioner = conditioner
+        self._decoders = decoders
         self._channels = channels  # of a packed token
-        self._max_input_pixels = max_input_pixels
         self._known_sizes: OrderedDict[bytes, Size] = OrderedDict()
+        self._lock = threading.Lock()  # guards _known_sizes
 
-    def prepare(self, request: EditRequest) -> Prepared:
-        """Raises BadRequest."""
-        references = tuple(Reference(data, self._max_input_pixels) for data in request.images)
-        geometry = self._sizes.geometry(
-            [self._size(reference) for reference in references], request.size, masked=request.mask is not None
-        )
+    def prepare(self, request: EditRequest) -> Preparing:
+        """Stops before each picture that it decodes; raises BadRequest."""
+        references = tuple(Reference(data, self._decoders) for data in request.images)
+        own = yield from self._own_sizes(request, references)
+        masked = request.mask is not None
+        geometry = self._sizes.geometry(own, request.size, masked=masked)
         self._check_latents(request, geometry)
         prompt = self._prompts.prompt(request.prompt, references, geometry, "prompt")
         negative = None
         if request.guided:
             negative = self._prompts.prompt(request.negative_prompt, references, geometry, "negative_prompt")
-        mask = None
-        if request.mask is not None:
-            region = masks.decode(request.mask, self._max_input_pixels)
-            mask = masks.fit(region, references[0].picture, geometry.output, size_asked=request.size is not None)
-        prepared = Prepared(references, geometry, prompt, negative, mask)
-        self._resize(prepared)
-        return prepared
+        prepared = Prepared(references, geometry, prompt, negative, mask=None)
+        yield from self._decode(prepared, masked=masked)
+        if request.mask is None:
+            return prepared
+        yield
+        source = references[0].at(geometry.output)
+        mask = masks.fit(self._decoders, request.mask, source, own[0], size_asked=request.size is not None)
+        return replace(prepared, mask=mask)
 
-    def _resize(self, prepared: Prepared) -> None:
-        """Leaves of every picture what its encoding needs, and nothing where it is encoded already."""
-        latents = prepared.latents
-        cached = self._conditioner.is_cached(prepared.prompts, latents)
-        for reference, condition in zip(prepared.references, prepared.geometry.conditions, strict=True):
-            needed = [condition, *(size for other, size in latents if other is reference)]
-            reference.keep_only([] if cached else needed)
-
-    def _size(self, reference: Reference) -> Size:
+    def _own_sizes(self, request: EditRequest, references: tuple[Reference, ...]) -> Generator[None, None, list[Size]]:
         """Of a picture seen before without decoding it: its encodings are likely in the cache."""
-        size = self._known_sizes.pop(reference.digest, None) or reference.picture.size
-        self._known_sizes[reference.digest] = size
-        if len(self._known_sizes) > REMEMBERED_SIZES:
-            self._known_sizes.popitem(last=False)
-        return size
+        sizes = []
+        for number, reference in enumerate(references):
+            size = self._known_size(reference)
+            if size is None:
+                yield
+                masked = number == 0 and request.mask is not None
+                size = reference.decode(partial(self._needed, requested=request.size, masked=masked))
+            self._remember(reference, size)
+            sizes.append(size)
+        return sizes
+
+    def _needed(self, own: Size, requested: Size | None, *, masked: bool) -> list[Size]:
+        """Of a picture of this size; the first of a masked job is its source too, and shapes its output."""
+        alone = self._sizes.geometry([own], requested, masked=masked)
+        return [*alone.conditions, *alone.references, *([alone.output] if masked else [])]
+
+    def _decode(self, prepared: Prepared, *, masked: bool) -> Generator[None, None, None]:
+        """Leaves of every picture what its encoding needs, and nothing where it is encoded already."""
+        geometry = prepared.geometry
+        cached = self._conditioner.is_cached(prepared.prompts, _latents(prepared.references, geometry, masked=masked))
+        for number, reference in enumerate(prepared.references):
+            needed = [] if cached else [geometry.conditions[number], geometry.references[number]]
+            if masked and number == 0:
+                needed.append(geometry.output)
+            if not reference.has(needed):
+                yield
+                reference.resize(needed)
+            reference.keep_only(needed)
+
+    def _known_size(self, reference: Reference) -> Size | None:
+        with self._lock:
+            return self._known_sizes.get(reference.digest)
+
+    def _remember(self, reference: Reference, size: Size) -> None:
+        with self._lock:
+            self._known_sizes[reference.digest] = size
+            self._known_sizes.move_to_end(reference.digest)
+            if len(self._known_sizes) > REMEMBERED_SIZES:
+                self._known_sizes.popitem(last=False)
 
     def _check_latents(self, request: EditRequest, geometry: Geometry) -> None:
         if request.latents is None:
@@ -100,3 +129,11 @@ class Preparation:
                 "latents",
                 f"shape {list(request.latents.shape)}: [{tokens}, {self._channels}] is what {width}x{height} has",
             )
+
+
+def _latents(
+    references: tuple[Reference, ...], geometry: Geometry, *, masked: bool
+) -> tuple[tuple[Reference, Size], ...]:
+    """What the VAE encodes, and at which size; a masked job needs its source at the output's size too."""
+    each = tuple(zip(references, geometry.references, strict=True))
+    return (*each, (references[0], geometry.output)) if masked else each

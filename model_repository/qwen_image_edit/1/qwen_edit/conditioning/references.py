@@ -1,4 +1,4 @@
-"""Reference pictures of a request, kept as small as their encoding allows."""
+"""Reference pictures of a request, at the sizes that their encoding needs."""
 
 from __future__ import annotations
 
@@ -8,32 +8,41 @@ from collections.abc import Iterable
 from PIL import Image
 
 from qwen_edit.families.family import Size
-from qwen_edit.pictures import images
+from qwen_edit.pictures.decoders import Decoders, Wanted
 
 
 class Reference:
-    """An uploaded reference image; decoded when its pixels are first needed."""
+    """An uploaded reference image; its own size, often fifty times as many pixels, never comes to this process."""
 
-    def __init__(self, data: bytes, max_pixels: int) -> None:
+    def __init__(self, data: bytes, decoders: Decoders) -> None:
         self._data = data
-        self._max_pixels = max_pixels
-        self._decoded: Image.Image | None = None
+        self._decoders = decoders
         self._resized: dict[Size, Image.Image] = {}
         self.digest = hashlib.sha256(data).digest()
 
-    @property
-    def picture(self) -> Image.Image:
-        if self._decoded is None:
-            self._decoded = images.decode(self._data, "image", self._max_pixels)
-        return self._decoded
+    def decode(self, wanted: Wanted) -> Size:
+        """Keeps it at the sizes that are wanted of its own, which is returned; raises BadRequest."""
+        sizes: list[Size] = []
+
+        def noted(own: Size) -> list[Size]:
+            sizes.extend(dict.fromkeys(wanted(own)))
+            return sizes
+
+        own, pictures = self._decoders.decode("image", self._data, noted)
+        self._resized.update(zip(sizes, pictures, strict=True))
+        return own
+
+    def resize(self, sizes: list[Size]) -> None:
+        self.decode(lambda _: sizes)
+
+    def has(self, sizes: Iterable[Size]) -> bool:
+        return all(size in self._resized for size in sizes)
 
     def at(self, size: Size) -> Image.Image:
         """The picture resized as the pipelines do it."""
         if size not in self._resized:
-            self._resized[size] = self.picture.resize(size, Image.Resampling.LANCZOS)
+            self.resize([size])
         return self._resized[size]
 
     def keep_only(self, sizes: Iterable[Size]) -> None:
-        """Drops the decoded picture, which can be fifty times as large as what is needed of it."""
-        self._resized = {size: self.at(size) for size in sizes}
-        self._decoded = None
+        self._resized = {size: self._resized[size] for size in sizes}

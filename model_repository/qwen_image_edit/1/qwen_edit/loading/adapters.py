@@ -30,7 +30,11 @@ def _load(pipeline: Any, name: str, adapter: Adapter) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
             pipeline.load_lora_weights(
-                str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True
+                str(file.parent),
+                weight_name=file.name,
+                adapter_name=name,
+                local_files_only=True,
+                use_safetensors=True,
             )
     except Exception as error:  # damaged and foreign files surface as almost anything
         reason = str(error).strip().splitlines()
@@ -48,4 +52,6 @@ def _file(adapter: Adapter) -> Path:
         return files[0]
     if not path.is_file():
         raise LoadError(f"LORA={adapter.path}: there is no such file or folder")
+    if path.suffix != ".safetensors":  # of any other, diffusers unpickles what it finds
+        raise LoadError(f"LORA={adapter.path}: a .safetensors file is needed")
     return path

@@ -1,6 +1,6 @@
 """Where the checkpoint lies, of which family it is, and its own defaults.
 
-Imports nothing heavy, so that a mistyped QWEN_MODEL_DIR is told before torch has been imported.
+Imports nothing heavy, so that a mistyped QWEN_MODEL_DIR is reported before torch has been imported.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _family(folder: Path) -> Family:
         name = json.loads(index.read_text())["_class_name"]
     except (ValueError, KeyError, TypeError):
         raise LoadError(f"{index}: not a diffusers model_index.json") from None
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise LoadError(f"QWEN_MODEL_DIR={folder}: a {name} checkpoint; one of {', '.join(FAMILIES)} is needed")
     return FAMILIES[name]
 

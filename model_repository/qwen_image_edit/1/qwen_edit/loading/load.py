@@ -139,7 +139,7 @@ def _parts(folder: Path, loading: Loading, device: torch.device) -> Any:
         library.disable_progress_bar()
     try:
         return DiffusionPipeline.from_pretrained(
-            str(folder), dtype=_dtype(loading.dtype, device), local_files_only=True
+            str(folder), dtype=_dtype(loading.dtype, device), local_files_only=True, use_safetensors=True
         )
     except Exception as error:  # missing or damaged files surface as almost anything
         log.exception("the checkpoint could not be loaded")

@@ -14,7 +14,7 @@ from operator import mul
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from qwen_edit.pictures.pixel_work import STRIP_OFFSETS, excess, pieces
+from qwen_edit.pictures.pixel_work import JPEGS, STRIP_OFFSETS, excess, pieces
 
 # Pillow reads a file in pieces as small as its author made them, at about a microsecond each.
 FREE_READS = 2**17
@@ -58,7 +58,7 @@ def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
         if problem := excess(picture.tag_v2, io.BytesIO(data)):
             raise TooLaborious(f"it {problem}")
         scanned = _scanned_in_tiff(picture.tag_v2, data) if picture.info["compression"] in JPEG_IN_TIFF else 0
-    elif picture.format in ("JPEG", "MPO"):
+    elif picture.format in JPEGS:
         scanned = picture.width * picture.height * _scans_of_jpeg(data)
     else:
         return

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from qwen_edit.errors import BadRequest
+from qwen_edit.families.family import Size
 from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_segments, check_work
+from qwen_edit.pictures.pixel_work import JPEGS, most_pixels
 from qwen_edit.request import MAX_ASPECT
 
 # Formats whose decoders are worth exposing to strangers.
@@ -22,30 +27,80 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
-DEEP_VALUES = 2**20  # values of a deep grey picture that are scaled at a time
+SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+SPARE = 4  # times the pixels that are needed: with less, the shrinking shows
+BAND_PIXELS = 2**20  # that are converted at a time
 
 
-def decode(data: bytes, tensor: str, max_pixels: int) -> Image.Image:
-    """The first frame as RGB, upright as its EXIF orientation says, transparency flattened on white."""
-    picture = open_checked(data, tensor, max_pixels)
-    return flattened(picture)
+class PictureFile:
+    """An encoded picture; pixels are counted before any is decoded, which is done when they are asked for."""
+
+    def __init__(self, data: bytes, tensor: str, max_pixels: int) -> None:
+        check_segments(data)
+        self._picture = Image.open(CountedReads(data), formats=FORMATS)
+        allowed = most_pixels(self._picture.format, max_pixels)
+        check_size(self._picture.size, tensor, allowed)
+        check_work(self._picture, data, allowed)
+
+    @property
+    def size(self) -> Size:
+        """Of the upright picture."""
+        width, height = self._picture.size
+        return (height, width) if self._turn in SIDEWAYS else (width, height)
+
+    def decoded(self, needed_pixels: int | None = None) -> Image.Image:
+        """Its first frame, upright, in its own mode, once.
+
+        A JPEG may be smaller where no more than `needed_pixels` are needed of any picture. That is not to depend on
+        what this one is needed for: it would not be the same to the last bit whenever it is decoded.
+        """
+        if needed_pixels and self._picture.format in JPEGS:
+            self._shrink(SPARE * needed_pixels)
+        self._picture.load()
+        whole: Image.Image = self._picture
+        if self._turn is not None:
+            whole = whole.transpose(self._turn)
+        elif whole.format == "WEBP":  # whose decoder holds the picture two times more
+            whole = whole.copy()
+        del self._picture
+        return whole
+
+    def _shrink(self, pixels: int) -> None:
+        """To a half, a quarter or an eighth of each side, if that divides them and as many pixels are left."""
+        width, height = self._picture.size
+        for scale in (8, 4, 2):
+            if width * height >= pixels * scale**2 and width % scale == height % scale == 0:
+                self._picture.draft(None, (width // scale, height // scale))
+                return
+
+    @functools.cached_property
+    def _turn(self) -> Image.Transpose | None:
+        """As its EXIF orientation says; an EXIF block that cannot be read says nothing."""
+        if self._picture.format == "TIFF":  # which Pillow turns itself
+            return None
+        try:
+            return UPRIGHT.get(self._picture.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:
+            return None
 
 
-def open_checked(data: bytes, tensor: str, max_pixels: int) -> Image.Image:
-    """Decoded and upright, in its own mode; pixels are counted before any is decoded."""
+@contextlib.contextmanager
+def judged(data: bytes, tensor: str) -> Iterator[None]:
+    """What goes wrong within is the fault of the picture in `data`: raises BadRequest."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_segments(data)
-            picture = Image.open(CountedReads(data), formats=FORMATS)
-            check_size(picture.size, tensor, max_pixels)
-            check_work(picture, data, max_pixels)
-            picture.load()
-            return upright(picture)
+            yield
     except BadRequest:
         raise
-    except TooLaborious as bomb:
-        raise BadRequest(tensor, f"{len(data)} bytes, not a picture that is decoded here: {bomb}") from None
+    except (TooLaborious, MemoryError) as bomb:
+        why = str(bomb) or "it takes too much memory"
+        raise BadRequest(tensor, f"{len(data)} bytes, not a picture that is decoded here: {why}") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         what = "not a known kind of picture" if isinstance(error, UnidentifiedImageError) else "a damaged picture"
         raise BadRequest(tensor, f"{len(data)} bytes, {what}: PNG, JPEG, WebP, GIF, BMP or TIFF is allowed") from None
@@ -59,23 +114,23 @@ def check_size(size: tuple[int, int], tensor: str, max_pixels: int) -> None:
         raise BadRequest(tensor, f"{width}x{height}: aspect ratios from 1:{MAX_ASPECT} to {MAX_ASPECT}:1 are allowed")
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """As its EXIF orientation says; an EXIF block that cannot be read says nothing."""
-    try:
-        method = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        method = None
-    return picture if method is None else picture.transpose(method)
-
-
 def flattened(picture: Image.Image) -> Image.Image:
+    """As grey or RGB, transparency on white."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return _from_deep_grey(picture)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
+        return _on_white(picture)
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Band by band, as it takes several times the memory."""
+    flat = Image.new("RGB", picture.size)
+    rows = max(1, BAND_PIXELS // max(1, picture.width))
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height))).convert("RGBA")
+        flat.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+    return flat
 
 
 def _from_deep_grey(picture: Image.Image) -> Image.Image:
@@ -83,8 +138,8 @@ def _from_deep_grey(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture)
     scale = 255.0 / (65535.0 if values.max(initial=0) > 255 else 255.0)
     grey = np.empty(values.shape, np.uint8)
-    rows = max(1, DEEP_VALUES // max(1, picture.width))
+    rows = max(1, BAND_PIXELS // max(1, picture.width))
     for start in range(0, picture.height, rows):
         scaled = np.nan_to_num(values[start : start + rows] * scale)
         grey[start : start + rows] = scaled.clip(0, 255).round()
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(grey)

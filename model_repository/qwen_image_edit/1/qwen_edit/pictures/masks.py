@@ -11,11 +11,11 @@ from PIL import Image, ImageFilter
 
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
-from qwen_edit.pictures import images
+from qwen_edit.pictures.decoders import Decoders
+from qwen_edit.pictures.regions import is_empty
 
 ASPECT_TOLERANCE = 0.01  # of the mask against the first reference
 OUTPUT_ASPECT_TOLERANCE = 0.02  # of the output size asked for against the mask
-THRESHOLD = 128
 
 
 @dataclass(frozen=True)
@@ -41,40 +41,25 @@ class Mask:
         return np.asarray(Image.composite(Image.fromarray(edited), self.source, soft))
 
 
-def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """An encoded mask as "L", 255 where the picture is edited."""
-    picture = images.open_checked(data, "mask", max_pixels)
-    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
-    if has_alpha:
-        alpha = picture.convert("RGBA").getchannel("A")
-        region = alpha.point(lambda value: 255 if value < THRESHOLD else 0)
-    else:
-        region = images.flattened(picture).convert("L").point(lambda value: 255 if value >= THRESHOLD else 0)
-    if region.getextrema()[1] == 0:
-        how = (
-            "its alpha channel is opaque everywhere: make the region to edit transparent"
-            if has_alpha
-            else "it has no white pixel: paint the region to edit white, or make it transparent in a picture with alpha"
-        )
-        raise BadRequest("mask", how)
-    return region
+def fit(decoders: Decoders, data: bytes, source: Image.Image, source_size: Size, *, size_asked: bool) -> Mask:
+    """The encoded mask at the output's size, which `source` has; raises BadRequest where shapes do not agree."""
 
+    def wanted(size: Size) -> list[Size]:
+        if _aspects_differ(size, source_size, ASPECT_TOLERANCE):
+            raise BadRequest(
+                "mask",
+                f"{_shown(size)}: the aspect ratio of the first reference image, {_shown(source_size)}, is needed",
+            )
+        if size_asked and _aspects_differ(source.size, size, OUTPUT_ASPECT_TOLERANCE):
+            raise BadRequest(
+                "size", f"{_shown(source.size)}: with a mask, the aspect ratio of the mask, {_shown(size)}, is needed"
+            )
+        return [source.size]
 
-def fit(region: Image.Image, source: Image.Image, output: Size, *, size_asked: bool) -> Mask:
-    """The mask at the output's size; raises BadRequest where shapes do not agree."""
-    if _aspects_differ(region.size, source.size, ASPECT_TOLERANCE):
-        raise BadRequest(
-            "mask",
-            f"{_shown(region.size)}: the aspect ratio of the first reference image, {_shown(source.size)}, is needed",
-        )
-    if size_asked and _aspects_differ(output, region.size, OUTPUT_ASPECT_TOLERANCE):
-        raise BadRequest(
-            "size", f"{_shown(output)}: with a mask, the aspect ratio of the mask, {_shown(region.size)}, is needed"
-        )
-    fitted = region.resize(output, Image.Resampling.BILINEAR).point(lambda value: 255 if value >= THRESHOLD else 0)
-    if fitted.getextrema()[1] == 0:
-        raise BadRequest("mask", f"its edited region vanishes at {_shown(output)}: make it larger")
-    return Mask(fitted, source.resize(output, Image.Resampling.LANCZOS))
+    _, (region,) = decoders.decode("mask", data, wanted)
+    if is_empty(region):
+        raise BadRequest("mask", f"its edited region vanishes at {_shown(region.size)}: make it larger")
+    return Mask(region, source)
 
 
 def _aspects_differ(a: Size, b: Size, tolerance: float) -> bool:

@@ -1,4 +1,5 @@
-"""What decoding a TIFF goes over, told from its directory: its pieces may outgrow, repeat and overlap their picture.
+"""How many pixels a picture may have, and what decoding a TIFF goes over, told from its directory: its pieces may
+outgrow, repeat and overlap their picture.
 
 A piece is a tile or a strip, of one plane where planes are apart. The shim and the model have this file in common,
 byte for byte, as neither imports the other.
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import IO
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+JPEGS = ("JPEG", "MPO")
+JPEG_TIMES = 2  # as many pixels as others: a large one is shrunk while it is decoded
 
 WIDTH, LENGTH, COMPRESSION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION = 256, 257, 259, 277, 284
 STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTE_COUNTS = 273, 278, 279
@@ -35,6 +39,11 @@ class Pieces:
     needed: int  # how many in the picture
     offsets: int  # the tag that lists where they are
     byte_counts: int
+
+
+def most_pixels(file_format: str | None, max_pixels: int) -> int:
+    """That a picture may have, where `max_pixels` is the limit of all formats but JPEG."""
+    return JPEG_TIMES * max_pixels if file_format in JPEGS else max_pixels
 
 
 def excess(tags: ImageFileDirectory_v2, file: IO[bytes]) -> str | None:
@@ -86,7 +95,7 @@ def _too_many_bytes(tags: ImageFileDirectory_v2, parts: Pieces, file: IO[bytes])
 
 
 def _plain_entries(tags: ImageFileDirectory_v2, file: IO[bytes]) -> dict[int, int] | None:
-    """How many values each has of the tags that count here; None if libtiff, which reads the directory anew, may find
+    """How many values each has of the tags that count here; None if libtiff, which reads the directory again, may find
     others than Pillow, which passes over what it does not know.
     """
     file.seek(0)

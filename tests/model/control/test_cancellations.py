@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
-from qwen_edit.cancellations import KEPT_SECONDS, Cancellations
+from qwen_edit.control.cancellations import KEPT_SECONDS, Cancellations
 
 
 def test_an_edit_that_was_cancelled_is_told_once_and_no_other_is(tmp_path: Path) -> None:
@@ -36,3 +37,11 @@ def test_what_nobody_had_is_forgotten_after_a_while(tmp_path: Path) -> None:
     cancellations.add("new")
     assert not cancellations.take("old")
     assert cancellations.take("new")
+
+
+def test_its_folder_is_made_again_where_a_cleaner_of_temporary_files_has_removed_it(tmp_path: Path) -> None:
+    cancellations = Cancellations(tmp_path / "cancelled")
+    shutil.rmtree(tmp_path)
+    assert not cancellations.take("one")
+    cancellations.add("one")
+    assert cancellations.take("one")

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from pathlib import Path
 
+from qwen_edit.control.private_folder import private_folder
+
 KEPT_SECONDS = 60.0  # for a call that overtakes the edit it is about
+MARK = re.compile(r"[0-9a-f]{64}")
 
 
 class Cancellations:
+    """The folder is made again where a cleaner of temporary files has removed it."""
+
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = private_folder(folder)
 
     def add(self, request_id: str) -> None:
         self._forget_old()
@@ -35,7 +40,7 @@ class Cancellations:
         return self._folder / hashlib.sha256(request_id.encode()).hexdigest()
 
     def _forget_old(self) -> None:
-        for mark in self._folder.iterdir():
+        for mark in private_folder(self._folder).iterdir():
             with contextlib.suppress(FileNotFoundError):  # another instance was faster
-                if time.time() - mark.stat().st_mtime > KEPT_SECONDS:
+                if MARK.fullmatch(mark.name) and time.time() - mark.lstat().st_mtime > KEPT_SECONDS:
                     mark.unlink()

@@ -1,0 +1,1 @@
+"""What the processes of one server leave for each other, as files in a folder of their own."""

@@ -1,0 +1,58 @@
+"""A worker that notes what it is at, for the one that comes after its death."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from qwen_edit.conditioning.preparation import Prepared, Preparing
+from qwen_edit.control.blame import Blame
+from qwen_edit.forward.denoise import Denoising
+from qwen_edit.job import Job, Result
+from qwen_edit.request import EditRequest
+from qwen_edit.worker import Usage, Worker
+
+
+class Noted:
+    def __init__(self, worker: Worker, blame: Blame) -> None:
+        self._worker = worker
+        self._blame = blame
+
+    @property
+    def device(self) -> torch.device:
+        return self._worker.device
+
+    def prepare(self, request: EditRequest) -> Preparing:
+        """Every advance is noted by the thread that makes it; between two of them nobody is at work."""
+        preparing = self._worker.prepare(request)
+        while True:
+            with self._blame.at_work(request.edit_id):
+                try:
+                    next(preparing)
+                except StopIteration as end:
+                    prepared: Prepared = end.value
+                    return prepared
+            yield
+
+    def encode(self, job: Job) -> Denoising:
+        with self._blame.at_work(job.request.edit_id):
+            return self._worker.encode(job)
+
+    def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
+        """A note for every step would cost more than it tells: those of the same edits have one."""
+        with self._blame.at_work(*(job.request.edit_id for job in jobs), keep=True):
+            self._worker.step(jobs, rows_per_forward=rows_per_forward)
+
+    def decode(self, job: Job) -> Result:
+        with self._blame.at_work(job.request.edit_id):
+            return self._worker.decode(job)
+
+    def free_memory(self, *, encodings: bool) -> None:
+        self._worker.free_memory(encodings=encodings)
+
+    def usage(self) -> Usage:
+        return self._worker.usage()
+
+    def close(self) -> None:
+        self._worker.close()

@@ -1,0 +1,177 @@
+"""The processes in which pictures are decoded, see decoder.py: two, each replaced when it was ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from qwen_edit.errors import BadRequest
+from qwen_edit.families.family import Size
+from qwen_edit.loading.checkpoint import LoadError
+from qwen_edit.pictures.decoder import READY, cpu_seconds
+
+DECODERS = 2
+START_SECONDS = 60.0
+SILENT_SECONDS = 25.0  # of the clock on the wall, for one picture; its CPU time is bounded far below
+TRIES = 2  # of a picture whose decoder was ended from outside
+MODES = {"image": "RGB", "mask": "L"}
+COMMAND = (sys.executable, "-m", "qwen_edit.pictures.decoder")
+ROOT = Path(__file__).parents[2]  # where qwen_edit lies
+
+Wanted = Callable[[Size], Sequence[Size]]
+Decoded = tuple[Size, list[Image.Image]]  # its own size, upright, and it at the wanted ones
+
+
+@dataclass(frozen=True)
+class Task:
+    """What decoder.py's `_answer` takes by these names."""
+
+    tensor: str
+    max_pixels: int
+    needed_pixels: int | None  # of any picture, see PictureFile.decoded
+
+
+class Ended(Exception):
+    """The decoder's process has ended; `status` is its exit status, negative for a signal."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"a decoder ended with status {status}")
+        self.status = status
+
+
+class Decoder:
+    """One process, for one thread at a time."""
+
+    def __init__(self) -> None:
+        """Raises LoadError where it does not start."""
+        self._connection, theirs = Pipe()
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    COMMAND, cwd=ROOT, env=env, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+                )
+            except OSError as error:
+                self._connection.close()
+                raise LoadError(f"{sys.executable}, which decodes pictures, does not start: {error.strerror}") from None
+
+    def await_ready(self) -> None:
+        with suppress(EOFError, OSError):
+            if self._connection.poll(START_SECONDS) and self._connection.recv_bytes() == READY:
+                return
+        raise LoadError(f"{' '.join(COMMAND)}, which decodes pictures, ended with status {self.end()}")
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def decode(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
+        """Raises BadRequest, Ended, and what `wanted` raises."""
+        watchdog = threading.Timer(SILENT_SECONDS, self._process.kill)
+        watchdog.start()
+        try:
+            return self._converse(data, wanted, task)
+        except (EOFError, OSError):
+            raise Ended(self.end()) from None
+        finally:
+            watchdog.cancel()
+
+    def end(self) -> int:
+        """Its exit status."""
+        self._connection.close()
+        try:
+            return self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _converse(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
+        self._send(asdict(task))
+        self._connection.send_bytes(data)
+        width, height = self._answer(task.tensor)["size"]
+        sizes: Sequence[Size] = ()
+        try:
+            sizes = wanted((width, height))
+        finally:
+            self._send(sizes)
+        if sizes:
+            self._answer(task.tensor)
+        return (width, height), [
+            Image.frombytes(MODES[task.tensor], size, self._connection.recv_bytes()) for size in sizes
+        ]
+
+    def _send(self, value: object) -> None:
+        self._connection.send_bytes(json.dumps(value).encode())
+
+    def _answer(self, tensor: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        if "refused" in answer:
+            raise BadRequest(tensor, answer["refused"])
+        return answer
+
+
+class Decoders:
+    """For several threads: who finds all of them at work waits."""
+
+    def __init__(self, max_pixels: int, needed_pixels: int) -> None:
+        """`needed_pixels`: the most that are wanted of any picture; raises LoadError where they do not start."""
+        self._tasks = {
+            "image": Task("image", max_pixels, needed_pixels),
+            "mask": Task("mask", max_pixels, None),
+        }
+        self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        started = [Decoder() for _ in range(DECODERS)]
+        try:
+            for decoder in started:
+                decoder.await_ready()
+                self._free.put(decoder)
+        except LoadError:
+            for decoder in started:
+                decoder.end()
+            raise
+
+    def decode(self, tensor: str, data: bytes, wanted: Wanted) -> Decoded:
+        """A picture or a mask, at the sizes that `wanted` tells of its own; raises BadRequest."""
+        for _ in range(TRIES):
+            try:
+                return self._decode(data, wanted, self._tasks[tensor])
+            except Ended as ended:
+                if ended.status >= 0:
+                    raise  # a bug of ours
+                status = ended.status
+            if status != -signal.SIGKILL:  # which comes from outside
+                break
+        raise BadRequest(tensor, f"{len(data)} bytes, not a picture that is decoded here: it {_end(status, len(data))}")
+
+    def close(self) -> None:
+        for _ in range(DECODERS):
+            self._free.get().end()
+
+    def _decode(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
+        decoder = self._free.get()
+        try:
+            if decoder.has_ended:
+                decoder = Decoder()
+                decoder.await_ready()
+            return decoder.decode(data, wanted, task)
+        finally:
+            self._free.put(decoder)
+
+
+def _end(status: int, file_bytes: int) -> str:
+    if status == -signal.SIGPROF:
+        return f"takes more than {cpu_seconds(file_bytes):.0f} s of CPU time"
+    return "ends its decoder"

@@ -1,0 +1,135 @@
+"""In which order pictures are decoded, one of a job at a time, and what never waits for them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+from qwen_edit.conditioning.preparation import Prepared, Preparing
+from qwen_edit.errors import EditError
+from qwen_edit.intake import Intake
+from qwen_edit.job import Job
+from qwen_edit.pictures.decoders import DECODERS
+from qwen_edit.request import EditRequest
+from qwen_edit.worker import Worker
+
+from tests.kit.engines import edit
+from tests.kit.in_process import Answer
+
+SECONDS = 30
+
+
+@dataclass
+class SlowPictures:
+    """A worker whose pictures are decoded when a permit is given, but for those of the edit "held"."""
+
+    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    release: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    begun: list[str] = field(default_factory=list)
+    at_work: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def prepare(self, request: EditRequest) -> Preparing:
+        for _ in request.images:
+            yield
+            self.begun.append(request.id)
+            self.at_work.release()
+            permits = self.release if request.id == "held" else self.permits
+            assert permits.acquire(timeout=SECONDS)
+        return cast("Prepared", None)
+
+
+@dataclass
+class Line:
+    intake: Intake
+    worker: SlowPictures
+    ended: list[str]
+    pictures: list[str]
+    done: threading.Semaphore
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def submit(
+        self, name: str, pictures: int, *, arrival: float, continued: bool = False, cancel: bool = False
+    ) -> None:
+        request = edit(*[b"x"] * pictures, id=name, arrival=arrival, start_step=1 if continued else 0)
+        self.intake.submit(Job(request, Answer(cancel=cancel), next(self.numbers)))
+
+    def decode(self, count: int) -> None:
+        for _ in range(count):
+            self.worker.permits.release()
+
+    def wait_for(self, count: int, what: threading.Semaphore) -> None:
+        for _ in range(count):
+            assert what.acquire(timeout=SECONDS)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    worker, done = SlowPictures(), threading.Semaphore(0)
+    ended: list[str] = []
+    pictures: list[str] = []
+
+    def end(job: Job, error: EditError | None) -> None:
+        ended.append(job.request.id)
+        done.release()
+
+    intake = Intake(cast("Worker", worker), end, lambda: pictures.append("decoded"))
+    line = Line(intake, worker, ended, pictures, done)
+    for name in ("held", "first"):
+        line.submit(name, 1, arrival=0)
+    line.wait_for(DECODERS, worker.at_work)
+    yield line
+    worker.release.release()
+    line.decode(100)
+    intake.close()
+
+
+def test_an_edit_without_a_picture_to_decode_waits_for_nobodys(line: Line) -> None:
+    line.submit("encoded already", 0, arrival=1)
+    line.wait_for(1, line.done)
+    assert line.ended == ["encoded already"]
+
+
+def test_continued_edits_come_first_then_who_had_fewest_then_by_arrival(line: Line) -> None:
+    waiting = (("many", 3, 1.0), ("late", 1, 3.0), ("early", 1, 2.0))
+    for name, pictures, arrival in waiting:
+        line.submit(name, pictures, arrival=arrival)
+    line.submit("continued", 2, arrival=9, continued=True)
+    line.submit("nothing to do", 0, arrival=10)
+    line.wait_for(1, line.done)  # so the others stand in the line
+    for _ in range(7):
+        line.decode(1)
+        line.wait_for(1, line.worker.at_work)
+    assert line.worker.begun[DECODERS:] == ["continued", "continued", "many", "early", "late", "many", "many"]
+
+
+def test_a_job_has_one_picture_at_a_time_decoded(line: Line) -> None:
+    line.worker.release.release()
+    line.decode(1)
+    line.wait_for(DECODERS, line.done)
+    line.submit("many", 3, arrival=1)
+    line.wait_for(1, line.worker.at_work)
+    line.submit("other", 1, arrival=2)
+    line.wait_for(1, line.worker.at_work)
+    assert line.worker.begun[DECODERS:] == ["many", "other"]
+
+
+def test_every_picture_is_counted(line: Line) -> None:
+    line.submit("many", 3, arrival=1)
+    line.worker.release.release()
+    line.decode(4)
+    line.wait_for(DECODERS + 1, line.done)
+    line.intake.close()
+    assert len(line.pictures) == DECODERS + 3
+
+
+def test_pictures_of_a_cancelled_edit_are_not_decoded(line: Line) -> None:
+    line.submit("cancelled", 3, arrival=1, cancel=True)
+    line.submit("other", 1, arrival=2)
+    line.decode(2)
+    line.wait_for(3, line.done)
+    assert line.worker.begun[DECODERS:] == ["other"]
+    assert line.ended == ["first", "cancelled", "other"]
