@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import strategies as st
 from PIL import Image
 from qwen_edit.conditioning import texts
 from qwen_edit.conditioning.conditioner import Conditioner
@@ -178,52 +175,6 @@ def _let_it_step(engine: TestEngine) -> None:
     deadline = time.monotonic() + 10
     while len(engine.watch.batches) == seen and time.monotonic() < deadline:
         time.sleep(0.0005)
-
-
-EDITS = st.fixed_dictionaries(
-    {
-        "pictures": st.integers(1, 3),
-        "masked": st.booleans(),
-        "size": st.sampled_from([(64, 64), (128, 64), (64, 112), (96, 96), None]),
-        "num_inference_steps": st.integers(2, 6),
-        "true_cfg_scale": st.sampled_from([1.0, 2.5, 4.0]),
-        "prompt": st.sampled_from(["invert", "make the sky green", "a much longer wording " * 6]),
-        "negative_prompt": st.sampled_from([" ", NEGATIVE, "ugly, " * 9]),
-        "seed": st.integers(0, 9),
-    }
-)
-
-
-@hypothesis.settings(max_examples=6, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-@hypothesis.given(crowd=st.lists(EDITS, min_size=2, max_size=5))
-def test_each_edit_of_any_crowd_has_the_latents_of_diffusers(
-    plus: Any, photo: Callable[[str], bytes], crowd: list[dict[str, Any]]
-) -> None:
-    """A masked one those of its run alone, which test_masks.py compares with diffusers."""
-    requests = [drawn_edit(photo, **drawn) for drawn in crowd]
-    with engine_on(plus, reference_area=SHAPED_AREA) as engine:
-        all_are_there = threading.Event()
-        engine.worker.before_step = lambda: all_are_there.wait(20)
-        answers = [engine.submit(request) for request in requests]
-        while engine.worker.prepared < len(requests):
-            time.sleep(0.001)
-        all_are_there.set()
-        for answer in answers:
-            answer.wait()
-        assert max(map(len, engine.worker.batches)) >= len(requests) - 1, "the edits were meant to share forwards"
-        for request in requests:
-            ours = engine.final_latents.pop(request.id)
-            alone = oracle(engine, request) if request.mask is None else engine.latents(request)
-            assert difference(ours, alone) <= BOUND
-
-
-def drawn_edit(photo: Callable[[str], bytes], *, pictures: int, masked: bool, **values: Any) -> EditRequest:
-    images = three_shapes(photo)[:pictures]
-    width, height = Image.open(io.BytesIO(images[0])).size
-    half, mask = Image.new("L", (width, height), 0), io.BytesIO()
-    half.paste(255, (0, 0, width // 2, height))
-    half.save(mask, "PNG")
-    return edit(*images, mask=mask.getvalue() if masked else None, **values)
 
 
 # Each makes one thing wrong that a rewrite could make wrong.
