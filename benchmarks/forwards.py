@@ -53,7 +53,7 @@ def crowd(pipeline: Pipeline, sizes: Sizes, side: int, text_tokens: Sequence[int
             torch.randn(sum(geometry.tokens), pipeline.token_channels, **place),
             tuple(geometry.shapes),
             torch.randn(tokens, text_channels, **place),
-            torch.tensor(0.5, device=device),
+            0.5,
         )
         for tokens in text_tokens
     ]
@@ -66,7 +66,7 @@ def by_diffusers(pipeline: Pipeline, rows: Sequence[Row]) -> torch.Tensor:
     mask = torch.arange(texts.shape[1])[None] < lengths[:, None]
     predicted: torch.Tensor = pipeline.parts.transformer(
         hidden_states=torch.stack([row.tokens for row in rows]),
-        timestep=torch.stack([row.timestep for row in rows]),
+        timestep=torch.tensor([row.time for row in rows]).to(texts),
         encoder_hidden_states=texts,
         encoder_hidden_states_mask=None if mask.all() else mask.to(texts.device),
         img_shapes=[list(row.shapes) for row in rows],

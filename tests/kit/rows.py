@@ -22,7 +22,7 @@ def random_row(
         torch.randn(sum(map(prod, pictures)), config.in_channels, generator=generator),
         pictures,
         torch.randn(text_tokens, config.joint_attention_dim, generator=generator),
-        torch.tensor(time),
+        time,
     )
 
 
@@ -47,7 +47,7 @@ def four_rows(transformer: Any) -> list[Row]:
 @torch.inference_mode()
 def by_diffusers(transformer: Any, alone: Row) -> torch.Tensor:
     velocity: torch.Tensor = transformer(
-        hidden_states=alone.tokens[None], encoder_hidden_states=alone.text[None], timestep=alone.timestep[None],
+        hidden_states=alone.tokens[None], encoder_hidden_states=alone.text[None], timestep=torch.tensor([alone.time]),
         img_shapes=[list(alone.shapes)], return_dict=False,
     )[0]  # fmt: skip
     return velocity[0, : prod(alone.shapes[0])]

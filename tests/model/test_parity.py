@@ -231,8 +231,8 @@ def _branches_swapped(patch: pytest.MonkeyPatch) -> None:
 def _timestep_of_the_next_step(patch: pytest.MonkeyPatch) -> None:
     def row(job: Any, *given: Any) -> Any:
         row = right(job, *given)
-        step = min(job.step + 1, len(job.timesteps) - 1)
-        return Row(row.tokens, row.shapes, row.text, job.timesteps[step])
+        step = min(job.step + 1, len(job.sigmas.timesteps) - 1)
+        return Row(row.tokens, row.shapes, row.text, float(job.sigmas.timesteps[step]))
 
     right = denoise.row_of
     patch.setattr(denoise, "row_of", row)

@@ -116,9 +116,7 @@ def test_a_companys_places_are_found_once_and_few_companies_are_kept() -> None:
         return torch.ones(image_tokens, 2, dtype=torch.complex64), torch.ones(text_tokens, 2, dtype=torch.complex64)
 
     companies = places.PlacesOfCompanies(angles, references_at_zero=True, varlen=False, kept=2)
-    one, two, three = (
-        Row(torch.zeros(4, 1), ((1, 2, 2),), torch.zeros(tokens, 1), torch.tensor(0.5)) for tokens in (1, 2, 3)
-    )
+    one, two, three = (Row(torch.zeros(4, 1), ((1, 2, 2),), torch.zeros(tokens, 1), 0.5) for tokens in (1, 2, 3))
     first = companies.of([one, two])
     assert companies.of([one, two]) is first
     companies.of([two])

@@ -58,7 +58,7 @@ class Row(NamedTuple):
     tokens: torch.Tensor  # (image tokens, channels), of the output and then of each reference
     shapes: tuple[Shape, ...]  # of the same pictures
     text: torch.Tensor  # (text tokens, joint_attention_dim)
-    timestep: torch.Tensor  # scalar in 0..1
+    time: float  # in 0..1
 
 
 class Pipeline:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from qwen_edit.forward.attention import Varlen, attended, joined
+from qwen_edit.forward.modulations import Modulations, Times
 from qwen_edit.forward.places import Places
 from qwen_edit.forward.rotary import rotated
 
@@ -91,9 +92,10 @@ class BlockForward:
     """The `forward` of a block: for rows where their places are given, else diffusers' own."""
 
     def __init__(self, block: Any, halves: Halves, varlen: Varlen | None) -> None:
-        self._block = block
+        self._attention = block.attn
         self._diffusers = block.forward
         self._image, self._text = image_stream(block), text_stream(block)
+        self._image_modulations, self._text_modulations = Modulations(block.img_mod), Modulations(block.txt_mod)
         self._halves = halves
         self._varlen = varlen
 
@@ -101,19 +103,19 @@ class BlockForward:
         if places is None:
             diffusers: tuple[torch.Tensor, torch.Tensor] = self._diffusers(*given, **named)
             return diffusers
-        image, text, embedded_times = given
-        return self._moved(image, text, embedded_times, places)
+        image, text, times = given
+        return self._moved(image, text, times, places)
 
     def _moved(
-        self, image: torch.Tensor, text: torch.Tensor, embedded_times: torch.Tensor, places: Places
+        self, image: torch.Tensor, text: torch.Tensor, times: Times, places: Places
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens of all rows, pictures' and text, after this block."""
-        before, after, block = self._halves.before, self._halves.after, self._block
-        image_modulations, text_modulations = block.img_mod(embedded_times), block.txt_mod(embedded_times)
+        before, after = self._halves.before, self._halves.after
+        image_modulations, text_modulations = self._image_modulations.of(times), self._text_modulations.of(times)
         of_image = before(self._image, image, image_modulations, places.image_times, places.image_angles)
         of_text = before(self._text, text, text_modulations, places.text_times, places.text_angles)
         queries, keys, values = (_rows(*each, places) for each in zip(of_image, of_text, strict=True))
-        heads = attended(block.attn, queries, keys, values, places.runs, self._varlen).flatten(1)
+        heads = attended(self._attention, queries, keys, values, places.runs, self._varlen).flatten(1)
         image_heads, text_heads = _streams(heads, places)
         return (
             after(self._image, image, image_heads, image_modulations, places.image_times),

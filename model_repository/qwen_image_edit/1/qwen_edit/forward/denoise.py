@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -36,10 +36,6 @@ class Denoising:
     inpainting: Inpainting | None = None
     keep_clean_at: int | None = None  # the step after which `clean` is wanted
     clean: torch.Tensor | None = None  # predicted clean latents, (tokens, channels)
-    timesteps: torch.Tensor = field(init=False)  # beside the latents, so that no step copies one there
-
-    def __post_init__(self) -> None:
-        self.timesteps = self.sigmas.timesteps.to(self.latents.device)
 
 
 class Denoiser:
@@ -95,4 +91,4 @@ def blended(latents: torch.Tensor, inpainting: Inpainting, sigma: float) -> torc
 
 def row_of(job: Denoising, text: torch.Tensor, dtype: torch.dtype) -> Row:
     tokens = torch.cat([part.to(dtype) for part in (job.latents, *job.references)])
-    return Row(tokens, tuple(job.geometry.shapes), text.to(dtype), job.timesteps[job.step])
+    return Row(tokens, tuple(job.geometry.shapes), text.to(dtype), float(job.sigmas.timesteps[job.step]))

@@ -13,6 +13,7 @@ import torch
 
 from qwen_edit.forward.attention import Varlen
 from qwen_edit.forward.block import BlockForward, Halves
+from qwen_edit.forward.modulations import Times
 from qwen_edit.forward.places import PlacesOfCompanies
 from qwen_edit.pipeline import Row, Shape
 
@@ -40,15 +41,15 @@ class RaggedForward:
         transformer, places = self._transformer, self._places.of(rows)
         image = transformer.img_in(torch.cat([row.tokens for row in rows]))
         text = transformer.txt_in(transformer.txt_norm(torch.cat([row.text for row in rows])))
-        times = torch.stack([*(row.timestep for row in rows), rows[0].timestep.new_zeros(())])
-        embedded_times = transformer.time_text_embed(times.to(image.dtype), image)
+        values = (*(row.time for row in rows), 0.0)
+        embedded = transformer.time_text_embed(torch.tensor(values).to(image, non_blocking=True), image)
         for block in transformer.transformer_blocks:
-            image, text = block(image, text, embedded_times, places=places)
+            image, text = block(image, text, Times(values, embedded), places=places)
         outputs = torch.cat(
             [
                 transformer.norm_out(of_row[None, :tokens], time[None])[0]
                 for of_row, tokens, time in zip(
-                    image.split_with_sizes(places.image_tokens), places.output_tokens, embedded_times[:-1], strict=True
+                    image.split_with_sizes(places.image_tokens), places.output_tokens, embedded[:-1], strict=True
                 )
             ]
         )

@@ -51,7 +51,7 @@ def forward(pipeline: Pipeline, reference_area: int, text_tokens: tuple[int, ...
                 torch.zeros(sum(geometry.tokens), pipeline.token_channels, **place),
                 tuple(geometry.shapes),
                 torch.zeros(tokens, config.joint_attention_dim, **place),
-                torch.tensor(0.5, device=pipeline.devices.transformer),
+                0.5,
             )
             for tokens in text_tokens
         ]
