@@ -16,8 +16,8 @@ from PIL import Image
 from qwen_edit.conditioning import texts
 from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.families.sizes import Geometry, Sizes
-from qwen_edit.forward import denoise, sigmas
-from qwen_edit.pipeline import Pipeline
+from qwen_edit.forward import attention, block, denoise, places, sigmas
+from qwen_edit.pipeline import Pipeline, Row
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
@@ -182,18 +182,28 @@ def _let_it_step(engine: TestEngine) -> None:
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
-def _no_mask(patch: pytest.MonkeyPatch) -> None:
-    right = denoise.padded
-    patch.setattr(denoise, "padded", lambda texts: (right(texts)[0], None))
+def _rows_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    right = attention.joined
+    patch.setattr(block, "joined", lambda parts: right(parts[::-1]))
 
 
-def _left_padding(patch: pytest.MonkeyPatch) -> None:
-    def padded(texts: Any) -> Any:
-        batch, mask = right([text.flip(0) for text in texts])
-        return batch.flip(1), None if mask is None else mask.flip(1)
+def _rotary_positions_one_further(patch: pytest.MonkeyPatch) -> None:
+    right = places.in_real_numbers
+    patch.setattr(places, "in_real_numbers", lambda angles: right([each.roll(1, 0) for each in angles]))
 
-    right = denoise.padded
-    patch.setattr(denoise, "padded", padded)
+
+def _a_row_begins_one_token_late(patch: pytest.MonkeyPatch) -> None:
+    right = attention.runs_of
+
+    def runs_of(tokens: Any, *given: Any, **named: Any) -> Any:
+        return right([tokens[0] + 1, tokens[1] - 1], *given, **named)
+
+    patch.setattr(places, "runs_of", runs_of)
+
+
+def _references_modulated_as_the_output(patch: pytest.MonkeyPatch) -> None:
+    right = places.times
+    patch.setattr(places, "times", lambda numbers, tokens: right([min(each, 1) for each in numbers], tokens))
 
 
 def _shift_counts_references(patch: pytest.MonkeyPatch) -> None:
@@ -219,10 +229,12 @@ def _branches_swapped(patch: pytest.MonkeyPatch) -> None:
 
 
 def _timestep_of_the_next_step(patch: pytest.MonkeyPatch) -> None:
-    def row(job: Any, text: Any) -> Any:
-        step = min(job.step + 1, len(job.timesteps) - 1)
-        return denoise.Row(job.latents, job.references, text, job.timesteps[step])
+    def row(job: Any, *given: Any) -> Any:
+        row = right(job, *given)
+        step = min(job.step + 1, len(job.sigmas.timesteps) - 1)
+        return Row(row.tokens, row.shapes, row.text, float(job.sigmas.timesteps[step]))
 
+    right = denoise.row_of
     patch.setattr(denoise, "row_of", row)
 
 
@@ -281,23 +293,30 @@ def _reference_of_another_area(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTATIONS: list[Mutation] = [
-    _no_mask, _left_padding, _shift_counts_references, _no_renormalisation, _renormalised_as_a_whole,
+    _rows_in_another_order, _rotary_positions_one_further, _a_row_begins_one_token_late,
+    _references_modulated_as_the_output, _shift_counts_references, _no_renormalisation, _renormalised_as_a_whole,
     _branches_swapped, _timestep_of_the_next_step, _reference_latents_swapped, _references_swapped_in_the_text,
     _pictures_unnamed, _rotary_positions_transposed, _noise_drawn_packed, _three_dimensional_positions,
     _reference_of_another_area,
 ]  # fmt: skip
 
 
-def test_the_parity_test_passes_on_the_edit_that_the_mutations_break(plus: Any, photo: Callable[[str], bytes]) -> None:
-    assert _mutated_difference(plus, photo) <= BOUND
+@pytest.fixture
+def fresh(sensitive: Callable[[str], Path]) -> Any:
+    """A transformer that keeps nothing of earlier forwards."""
+    return load_pipeline(sensitive("plus-2511"))
+
+
+def test_the_parity_test_passes_on_the_edit_that_the_mutations_break(fresh: Any, photo: Callable[[str], bytes]) -> None:
+    assert _mutated_difference(fresh, photo) <= BOUND
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutation: mutation.__name__.strip("_"))
 def test_the_parity_test_fails_when_one_thing_is_wrong(
-    plus: Any, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch, mutate: Mutation
+    fresh: Any, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch, mutate: Mutation
 ) -> None:
     mutate(monkeypatch)
-    assert _mutated_difference(plus, photo) > BOUND
+    assert _mutated_difference(fresh, photo) > BOUND
 
 
 def _mutated_difference(pipeline: Any, photo: Callable[[str], bytes]) -> float:

@@ -9,7 +9,7 @@ from weakref import WeakSet
 import torch
 
 from qwen_edit.device_errors import is_device_error
-from qwen_edit.job import Job
+from qwen_edit.job import Job, by_arrival
 from qwen_edit.schedule import batch_tokens, next_batch
 from qwen_edit.worker import Worker
 
@@ -56,7 +56,7 @@ class Stepper:
         if len(batch) == 1:
             self._row_by_row.update(batch)
             return self._alone(batch)
-        return self.step(next_batch(batch, self.budget))
+        return self.step(next_batch(batch, self.budget, by_arrival))
 
     def _alone(self, batch: list[Job]) -> list[Job]:
         return [job for job in batch if self._moves_alone(job)]
