@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 from qwen_edit.conditioning import texts
 from qwen_edit.conditioning.conditioner import Conditioner
@@ -112,6 +115,59 @@ def test_three_references_of_different_shapes_have_the_latents_of_diffusers(
     with engine_on(plus, reference_area=SHAPED_AREA) as engine:
         request = edit(*three_shapes(photo), true_cfg_scale=guidance, negative_prompt=NEGATIVE, size=None)
         assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
+
+
+EDITS = st.fixed_dictionaries(
+    {
+        "pictures": st.integers(1, 3),
+        "masked": st.booleans(),
+        "size": st.sampled_from([(64, 64), (128, 64), (64, 112), (96, 96), None]),
+        "num_inference_steps": st.integers(2, 6),
+        "true_cfg_scale": st.sampled_from([1.0, 2.5, 4.0]),
+        "prompt": st.sampled_from(["invert", "make the sky green", "a much longer wording " * 6]),
+        "negative_prompt": st.sampled_from([" ", NEGATIVE, "ugly, " * 9]),
+        "seed": st.integers(0, 9),
+    }
+)
+
+
+@hypothesis.settings(max_examples=5, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(crowd=st.lists(EDITS, min_size=2, max_size=4))
+def test_each_edit_of_any_crowd_has_the_latents_of_diffusers(
+    plus: Any, photo: Callable[[str], bytes], crowd: list[dict[str, Any]]
+) -> None:
+    """A masked one those of its run alone, which test_masks.py compares with diffusers."""
+    requests = [drawn_edit(photo, **drawn) for drawn in crowd]
+    with engine_on(plus) as engine:
+        all_are_there = threading.Event()
+        engine.worker.before_step = lambda: all_are_there.wait(60)
+        answers = [engine.submit(request) for request in requests]
+        deadline = time.monotonic() + 60
+        while engine.worker.prepared < len(requests):
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.001)
+        all_are_there.set()
+        for answer in answers:
+            answer.wait()
+        assert max(map(len, engine.worker.batches)) >= len(requests) - 1, "the edits were meant to share forwards"
+        for request in requests:
+            ours = engine.final_latents.pop(request.id)
+            alone = oracle(engine, request) if request.mask is None else engine.latents(request)
+            assert difference(ours, alone) <= BOUND
+
+
+def drawn_edit(
+    photo: Callable[[str], bytes], *, pictures: int, masked: bool, size: tuple[int, int] | None, **values: Any
+) -> EditRequest:
+    """A mask wants its own shape."""
+    images = three_shapes(photo)[:pictures]
+    if not masked:
+        return edit(*images, size=size, **values)
+    width, height = Image.open(io.BytesIO(images[0])).size
+    half, mask = Image.new("L", (width, height), 0), io.BytesIO()
+    half.paste(255, (0, 0, width // 2, height))
+    half.save(mask, "PNG")
+    return edit(*images, mask=mask.getvalue(), size=None, **values)
 
 
 def test_with_mrope_an_edit_equals_diffusers_with_token_types_forwarded(
