@@ -30,11 +30,14 @@ import torch
 from PIL import Image
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import ragged
+from qwen_edit.forward.attention import varlen_operator
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
+from benchmarks import forwards
 from checkpoints.random_weights import build_pipeline
 from tests.kit import stock
 from tests.kit.in_process import Answer, Watch
@@ -56,7 +59,9 @@ class Run:
 def main() -> None:
     options = parse_options()
     device = torch.device(options.device)
-    pipeline = Pipeline(build_pipeline(options.family, options.checkpoint.removesuffix("-random"), device=device))
+    parts = build_pipeline(options.family, options.checkpoint.removesuffix("-random"), device=device)
+    ragged.bind(parts.transformer, varlen=varlen_operator(device))
+    pipeline = Pipeline(parts)
     results = [
         measure(pipeline, size, scale, options) for size, scale in itertools.product(options.sizes, options.guidance)
     ]
@@ -116,17 +121,12 @@ def measure(pipeline: Pipeline, size: int, scale: float, options: argparse.Names
 
 def seconds_per_row(pipeline: Pipeline, sizes: Sizes, size: int, rows: int) -> float:
     """Shortest of six forwards of the transformer alone, by its rows; 50 text tokens."""
-    geometry = sizes.geometry([(1, 1)], (size, size), masked=False)
-    place: dict[str, Any] = {"device": pipeline.devices.transformer, "dtype": pipeline.dtype}
-    text_channels = pipeline.parts.transformer.config.joint_attention_dim
-    tokens = torch.randn(rows, sum(geometry.tokens), pipeline.token_channels, **place)
-    texts = torch.randn(rows, 50, text_channels, **place)
-    timesteps = torch.full((rows,), 0.5, **place)
+    crowd = forwards.crowd(pipeline, sizes, size, [50] * rows)
 
     @torch.inference_mode()
     def forward_seconds() -> float:
         started = time.perf_counter()
-        pipeline.velocities(tokens, timesteps, texts, None, geometry.shapes).cpu()
+        torch.cat(pipeline.velocities(crowd)).cpu()
         return time.perf_counter() - started
 
     return min(forward_seconds() for _ in range(6)) / rows

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.pipeline import Pipeline
+from qwen_edit.pipeline import Pipeline, Row
 
 TEXT_TOKENS = 220  # of a short prompt with one picture
 CEILING_SIDES = {"cuda": 8192, "cpu": 512}
@@ -43,49 +43,65 @@ def _once_on_gpu(work: Callable[[], Any]) -> float:
     return before.elapsed_time(after) / 1000
 
 
-def inputs(pipeline: Pipeline, sizes: Sizes, side: int, rows: int, *, masked: bool) -> dict[str, Any]:
-    """Of `rows` rows with a square output of `side` pixels and one reference."""
+def crowd(pipeline: Pipeline, sizes: Sizes, side: int, text_tokens: Sequence[int]) -> list[Row]:
+    """One row a text, each with a square output of `side` pixels and one reference."""
     geometry = sizes.geometry([(1, 1)], (side, side), masked=False)
     device, text_channels = pipeline.devices.transformer, pipeline.parts.transformer.config.joint_attention_dim
     place: dict[str, Any] = {"device": device, "dtype": pipeline.dtype}
-    mask = None
-    if masked:  # the second half of the rows has texts of half the length
-        mask = torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device=device)
-        mask[rows // 2 :, TEXT_TOKENS // 2 :] = False
-    return {
-        "tokens": torch.randn(rows, sum(geometry.tokens), pipeline.token_channels, **place),
-        "timesteps": torch.full((rows,), 0.5, device=device),
-        "texts": torch.randn(rows, TEXT_TOKENS, text_channels, **place),
-        "mask": mask,
-        "shapes": geometry.shapes,
-    }
+    return [
+        Row(
+            torch.randn(sum(geometry.tokens), pipeline.token_channels, **place),
+            tuple(geometry.shapes),
+            torch.randn(tokens, text_channels, **place),
+            0.5,
+        )
+        for tokens in text_tokens
+    ]
 
 
-def operations(pipeline: Pipeline, given: dict[str, Any]) -> float:
+def by_diffusers(pipeline: Pipeline, rows: Sequence[Row]) -> torch.Tensor:
+    """diffusers' own forward of rows that differ in their texts alone: these are padded, and masked where they are."""
+    lengths = torch.tensor([len(row.text) for row in rows])
+    texts = torch.nn.utils.rnn.pad_sequence([row.text for row in rows], batch_first=True)
+    mask = torch.arange(texts.shape[1])[None] < lengths[:, None]
+    predicted: torch.Tensor = pipeline.parts.transformer(
+        hidden_states=torch.stack([row.tokens for row in rows]),
+        timestep=torch.tensor([row.time for row in rows]).to(texts),
+        encoder_hidden_states=texts,
+        encoder_hidden_states_mask=None if mask.all() else mask.to(texts.device),
+        img_shapes=[list(row.shapes) for row in rows],
+        return_dict=False,
+    )[0]
+    return predicted
+
+
+def operations(pipeline: Pipeline, rows: Sequence[Row]) -> float:
     """Multiplications and additions of the layers that see every token, and of attention; the rest is below 1 %."""
     config = pipeline.parts.transformer.config
     width = config.num_attention_heads * config.attention_head_dim
-    rows, image_tokens = given["tokens"].shape[:2]
-    tokens = image_tokens + given["texts"].shape[1]
+    row_tokens = [len(row.tokens) + len(row.text) for row in rows]
     # Four products of attention and two, four times as wide, of the feed-forward layer.
-    linear = 2 * 12 * width * width * tokens
-    attention = 4 * tokens * tokens * width
-    return float(rows * config.num_layers * (linear + attention))
+    linear = 2 * 12 * width * width * sum(row_tokens)
+    attention = 4 * sum(tokens * tokens for tokens in row_tokens) * width
+    return float(config.num_layers * (linear + attention))
+
+
+CROWDS = {
+    "1 row": (TEXT_TOKENS,),
+    "2 rows": (TEXT_TOKENS, TEXT_TOKENS),
+    "2 rows, one text half as long": (TEXT_TOKENS, TEXT_TOKENS // 2),
+}
 
 
 @torch.inference_mode()
-def measure(pipeline: Pipeline, sizes: Sizes, side: int, repeats: int) -> dict[str, Any]:
-    """A forward of one row, of two with equal texts, and of two whose texts are padded."""
-    device = pipeline.devices.transformer
+def measure(pipeline: Pipeline, sizes: Sizes, side: int, repeats: int, *, stock: bool) -> dict[str, Any]:
+    """A forward of one row, of two with equal texts, and of two with texts of different length; ours or diffusers'."""
+    forward = by_diffusers if stock else Pipeline.velocities
     results: dict[str, Any] = {}
-    for name, rows, masked in (("1 row", 1, False), ("2 rows", 2, False), ("2 rows, padded", 2, True)):
-        given = inputs(pipeline, sizes, side, rows, masked=masked)
-        try:
-            seconds = timed(partial(pipeline.velocities, **given), device, repeats)
-        except (RuntimeError, ValueError) as error:  # such as attention without masks
-            results[name] = {"error": str(error).splitlines()[0]}
-            continue
-        done = operations(pipeline, given)
+    for name, text_tokens in CROWDS.items():
+        rows = crowd(pipeline, sizes, side, text_tokens)
+        seconds = timed(partial(forward, pipeline, rows), pipeline.devices.transformer, repeats)
+        done = operations(pipeline, rows)
         results[name] = {**spread_of(seconds), "tflops": done / statistics.median(seconds) / 1e12}
     return results
 
@@ -96,11 +112,11 @@ def profile(pipeline: Pipeline, sizes: Sizes, side: int, rows: int = 15) -> str:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
-    given, device = inputs(pipeline, sizes, side, 1, masked=False), pipeline.devices.transformer
-    pipeline.velocities(**given)
+    given, device = crowd(pipeline, sizes, side, [TEXT_TOKENS]), pipeline.devices.transformer
+    pipeline.velocities(given)
     on_gpu = device.type == "cuda"
     with profiling(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
-        pipeline.velocities(**given)
+        pipeline.velocities(given)
         if on_gpu:
             torch.cuda.synchronize(device)
     order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"

@@ -141,7 +141,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of short edits; longer ones run once")
     parser.add_argument("--repeats", type=int, default=5, help="of single forwards")
     parser.add_argument("--batch", type=int, default=8, help="edits of the smallest size that share their steps")
-    parser.add_argument("--unpadded-row-tokens", type=int, default=4096)
     parser.add_argument("--budget", type=float, default=500.0, help="seconds after which nothing more is begun")
     parser.add_argument("--only", type=lambda text: text.split(";"), help="names of options, semicolons between them")
     parser.add_argument("--out", help="where to write the JSON")
@@ -155,7 +154,8 @@ def measure_stock(run: Run) -> None:
     model = Model(OPTIONS[0], run.options)
     run.reference = model.stock(run.correctness)
     for size in run.options.sizes:
-        measured = run.attempt(results, f"forward {size}²", partial(model.forwards, size, run.options.repeats))
+        forwards_of = partial(model.forwards, size, run.options.repeats, stock=True)
+        measured = run.attempt(results, f"forward {size}²", forwards_of)
         seconds = measured.get("1 row", {}).get("median", 0.0) if measured else 0.0
         run.step_seconds.update({(size, False): seconds, (size, True): 2 * seconds})
     for case in run.cases():

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import ragged
 from qwen_edit.forward.denoise import Denoiser, Denoising
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
-from qwen_edit.loading.load import accelerate, takes_masks
+from qwen_edit.loading.load import accelerate
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
@@ -70,17 +71,15 @@ class Model:
         self.device = torch.device(run.device)
         parts = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
         self.pipeline: Pipeline = accelerate(parts, option.loading, max(run.sizes) ** 2, self.device)
-        self.unpadded = run.unpadded_row_tokens if takes_masks(option.loading) else 0
         if option.fixed_shapes:
-            compiling.prepare(parts.transformer)
-            compiling.compile_blocks(parts.transformer, dynamic=False)
+            ragged.bind(parts.transformer, compiling.compiled_halves(dynamic=False))
 
     def _sizes(self, side: int) -> Sizes:
         """References are encoded at the area of the output."""
         return Sizes(self.pipeline.family, side * side, self.pipeline.token_pixels)
 
-    def forwards(self, side: int, repeats: int) -> dict[str, Any]:
-        return forwards.measure(self.pipeline, self._sizes(side), side, repeats)
+    def forwards(self, side: int, repeats: int, *, stock: bool = False) -> dict[str, Any]:
+        return forwards.measure(self.pipeline, self._sizes(side), side, repeats, stock=stock)
 
     def profile(self, side: int) -> str:
         return forwards.profile(self.pipeline, self._sizes(side), side)
@@ -97,7 +96,7 @@ class Model:
             geometry=geometry, latents=output, references=(reference,), text=text, negative_text=text[:30].clone(),
             true_cfg_scale=GUIDANCE, sigmas=NoiseLevels(pipeline.scheduler).sigmas(4, tokens[0]), step=0,
         )  # fmt: skip
-        denoiser = Denoiser(pipeline, self.unpadded)
+        denoiser = Denoiser(pipeline)
         denoiser.step([state])
         return forwards.host_waits(lambda: denoiser.step([state]), self.device)
 
@@ -107,12 +106,7 @@ class Model:
     def edits(self, requests: list[EditRequest]) -> list[Finished]:
         """All sent at once; each one's seconds are those of all."""
         sizes = self._sizes(request_side(requests[0]))
-        worker = WatchedWorker(
-            PipelineWorker(
-                self.pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=0, mrope=False,
-                unpadded_row_tokens=self.unpadded,
-            )
-        )  # fmt: skip
+        worker = WatchedWorker(PipelineWorker(self.pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=0, mrope=False))
         engine = Engine(worker, Watch(), max_jobs=1000, max_batch_tokens=MAX_BATCH_TOKENS)
         try:
             started = time.perf_counter()

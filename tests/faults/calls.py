@@ -20,7 +20,7 @@ from tests.kit.servers import Server
 MODEL = "qwen_image_edit"
 SECONDS = 5.0  # within which everything is answered
 PATIENCE = 30.0  # how long a hang is watched
-SHIM_STATUSES = (200, 400, 404, 405, 408, 413)
+SHIM_STATUSES = (200, 400, 403, 404, 405, 408, 413)
 PAGE_STATUSES = (200, 206, 416)  # raw requests may get the page, or a range of it
 TRITON_STATUSES = (200, 400, 404)
 GRPC_CODES = ("OK", "INVALID_ARGUMENT", "NOT_FOUND")

@@ -16,6 +16,7 @@ from qwen_edit.control.blame import Blame
 from qwen_edit.control.noted import Noted
 from qwen_edit.engine import UNBLAMED, Engine
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import ragged
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
@@ -73,9 +74,12 @@ def engine_on(pipeline: Any, **options: Any) -> Iterator[TestEngine]:
 
 
 def load_pipeline(folder: Path) -> Any:
+    """As diffusers makes it, with our forward in the place of its own, which it still is where diffusers calls it."""
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    parts = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    ragged.bind(parts.transformer)
+    return parts
 
 
 _ids = iter(range(10**9))

@@ -63,13 +63,33 @@ def test_a_short_edit_that_arrives_later_finishes_first_and_the_long_one_misses_
     assert len(batches) == 50
 
 
-def test_edits_of_another_geometry_do_not_share_a_forward(engine: TestEngine, cat: bytes) -> None:
-    batches = engine.worker.batches
-    requests = [edit(cat, size=size, num_inference_steps=6) for size in [(64, 64), (128, 64)] * 3]
-    for answer in [engine.submit(request) for request in requests]:
+def test_edits_of_other_sizes_and_references_share_their_forwards(
+    engine: TestEngine, cat: bytes, photo: Callable[[str], bytes]
+) -> None:
+    hold = threading.Event()
+    _hold_first_step(engine, hold)
+    requests = [edit(cat, size=(64, 64)), edit(cat, photo("coffee"), size=(128, 64)), edit(cat, size=(96, 160))]
+    answers = [engine.submit(request) for request in requests]
+    wait_until(lambda: engine.worker.prepared == 3)
+    hold.set()
+    for answer in answers:
         answer.wait()
-    size_of = {request.id: request.size for request in requests}
-    assert all(len({size_of[name] for name in batch}) == 1 for batch in batches)
+    assert {request.id for request in requests} in map(set, engine.worker.batches)
+
+
+def test_a_forward_takes_the_first_and_who_keeps_it_within_the_budget(pipeline: Any, cat: bytes) -> None:
+    small, large = edit(cat, size=(64, 64), num_inference_steps=8), edit(cat, size=(512, 512), num_inference_steps=2)
+    with engine_on(pipeline, max_batch_tokens=1024) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(request) for request in (small, large, edit(cat, size=(64, 64)))]
+        wait_until(lambda: engine.worker.prepared == 3)
+        hold.set()
+        for answer in answers:
+            answer.wait()
+    assert {len(batch) for batch in engine.worker.batches if small.id in batch} <= {1, 2}
+    assert all(batch == [large.id] for batch in engine.worker.batches if large.id in batch)
+    assert answers[0].answered_at < answers[1].answered_at
 
 
 class Explosive(torch.Tensor):
@@ -314,7 +334,7 @@ def limited_memory(pipeline: Any, monkeypatch: pytest.MonkeyPatch, rows: int) ->
     forward = pipeline.transformer.forward
 
     def limited(**inputs: Any) -> Any:
-        asked.append(len(inputs["hidden_states"]))
+        asked.append(len(inputs["rows"]))
         if asked[-1] > rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(**inputs)

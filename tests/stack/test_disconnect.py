@@ -81,7 +81,8 @@ def test_one_that_leaves_while_its_edit_waits_frees_its_place_and_costs_nothing(
         first = begin(whole, photo("cat"))  # in one piece, so that it is in the engine all the time
         stack.wait_for(lambda: stack.metric(COUNTER) > before)
         cancelled = stack.metric("qwen_edit_edits_total", outcome="cancelled")
-        second = begin(shim, photo("coffee"), size="64x64")  # of another geometry: it waits for the first
+        # Two rows with more tokens than MAX_BATCH_TOKENS leaves beside the first: it waits for that.
+        second = begin(shim, photo("coffee"), size="1536x1536", true_cfg_scale="4")
         stack.wait_for(lambda: stack.metric("qwen_edit_jobs") == 2)
         second.close()
         stack.wait_for(lambda: stack.metric("qwen_edit_edits_total", outcome="cancelled") == cancelled + 1)

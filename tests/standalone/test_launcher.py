@@ -30,6 +30,7 @@ PARTS = {
     "launcher": "-m standalone",
     "shim": "-m shim",
     "worker": WORKER,
+    "decoder": "-m qwen_edit.pictures.decoder",
     "tritonserver": "/tritonserver",
 }
 

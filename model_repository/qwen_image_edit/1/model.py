@@ -89,7 +89,6 @@ class TritonPythonModel:
             decoders,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             mrope=settings.vl_positions == "mrope",
-            unpadded_row_tokens=settings.unpadded_row_tokens if loaded.takes_masks else 0,
         )
         self._engine = Engine(
             Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,

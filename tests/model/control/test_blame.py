@@ -72,11 +72,17 @@ def test_a_worker_that_dies_idle_blames_nobody(tmp_path: Path) -> None:
     for _ in range(3):
         blame = worker(tmp_path)
         assert not blame.take("edit")
-        with blame.at_work("edit"):
-            pass
         with blame.at_work("edit", keep=True):
             pass
         blame.end("edit")
+
+
+def test_a_worker_that_dies_between_two_things_blames_nobody(tmp_path: Path) -> None:
+    for _ in range(3):
+        blame = worker(tmp_path)
+        assert not blame.take("edit")
+        with blame.at_work("edit"):
+            pass
 
 
 def test_a_note_is_written_once_for_all_steps_of_the_same_edits(tmp_path: Path) -> None:

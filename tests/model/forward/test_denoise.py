@@ -1,60 +1,55 @@
-"""Which rows share a forward, and what is kept between steps."""
+"""Rows in forwards of their own, or in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from qwen_edit.forward.denoise import TextBatches, grouped
+from qwen_edit.forward.denoise import Denoiser, Denoising
+from qwen_edit.pipeline import Row
 
-from tests.kit.engines import difference, edit, engine_on, load_pipeline
-
-
-@pytest.mark.parametrize(
-    ("lengths", "limit", "together", "groups"),
-    [
-        ([5, 9, 5], None, True, [[0, 1, 2]]),
-        ([5, 9, 5], None, False, [[0, 2], [1]]),
-        ([5, 9, 5], 1, True, [[0], [1], [2]]),
-        ([5, 5, 5], 2, False, [[0, 1], [2]]),
-        ([5], None, False, [[0]]),
-    ],
-)
-def test_rows_are_grouped(lengths: list[int], limit: int | None, together: bool, groups: list[list[int]]) -> None:
-    assert grouped(lengths, limit, together=together) == groups
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 
 
-@pytest.mark.parametrize("guided", [2, 3], ids=["equal", "unequal"])
-def test_without_padding_the_latents_are_the_same(
-    sensitive: Callable[[str], Path], photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch, guided: int
+@pytest.mark.parametrize(("limit", "forwards"), [(1, [1, 1, 1, 1]), (3, [3, 1]), (None, [4])])
+@torch.inference_mode()
+def test_rows_share_a_forward_as_far_as_they_may_and_move_the_same(
+    sensitive: Callable[[str], Path],
+    photo: Callable[[str], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int | None,
+    forwards: list[int],
 ) -> None:
-    pipeline = load_pipeline(sensitive("plus-2511"))
-    request = edit(photo("cat"), prompt="a hat", negative_prompt="a " * guided, true_cfg_scale=4.0)
-    with engine_on(pipeline) as engine:
-        reference = engine.latents(request)
-    masks: list[Any] = []
-    forward = pipeline.transformer.forward
+    with engine_on(load_pipeline(sensitive("plus-2511"))) as engine:
+        states = _states(engine, photo)
+    reference = [copy(state) for state in states]
+    Denoiser(engine.pipeline).step(reference)
+    right = engine.pipeline.velocities
+    seen: list[int] = []
 
-    def watched(**inputs: Any) -> Any:
-        masks.append(inputs["encoder_hidden_states_mask"])
-        return forward(**inputs)
+    def watched(rows: Sequence[Row]) -> list[torch.Tensor]:
+        seen.append(len(rows))
+        return right(rows)
 
-    monkeypatch.setattr(pipeline.transformer, "forward", watched)
-    with engine_on(pipeline, unpadded_row_tokens=0) as engine:
-        assert difference(engine.latents(request), reference) <= 1e-4
-    assert set(masks) == {None}
+    monkeypatch.setattr(engine.pipeline, "velocities", watched)
+    Denoiser(engine.pipeline).step(states, rows_per_forward=limit)
+    assert seen == forwards
+    for state, expected in zip(states, reference, strict=True):
+        assert difference(state.latents, expected.latents) <= 1e-5
 
 
-def test_a_companys_texts_are_padded_once_and_few_companies_are_kept() -> None:
-    batches = TextBatches(kept=2)
-    texts = [torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3)]
-    first = batches.padded(texts[:2], torch.float32)
-    assert batches.padded(texts[:2], torch.float32) is first
-    assert batches.padded(texts[1:], torch.float32)[1] is None
-    assert batches.padded(texts[:2], torch.float32) is first
-    batches.padded(texts, torch.float32)
-    batches.padded(texts[:1], torch.float32)
-    assert batches.padded(texts[:2], torch.float32) is not first
+def _states(engine: TestEngine, photo: Callable[[str], bytes]) -> list[Denoising]:
+    """Of a guided edit and two without guidance, each of another size, before their first step."""
+    requests = [
+        edit(photo("cat"), true_cfg_scale=4.0, negative_prompt="a " * 9),
+        edit(photo("coffee"), size=(96, 64)),
+        edit(photo("rocket"), photo("cat"), size=(64, 128)),
+    ]
+    states: list[Denoising] = []
+    for request in requests:
+        engine.worker.encoded[request.id] = lambda state: states.append(copy(state))
+        engine.submit(request).wait()
+    return states

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from qwen_edit.forward.sigmas import NoiseLevels
-from qwen_edit.loading import attention, compiling, quantization
+from qwen_edit.loading import compiling, quantization
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import Loaded, check, load
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
@@ -26,9 +25,9 @@ from qwen_edit.settings_grammar import SettingsError
 from safetensors.torch import load_file, save_file
 
 from tests.kit.engines import difference, edit, engine_on
+from tests.kit.rows import four_rows, largest_difference
 
 CPU = torch.device("cpu")
-ONE_ROW, _, TEXTS_OF_DIFFERENT_LENGTH = compiling.VARIANTS
 EXACT = 1e-4  # of the latents' standard deviation, largest difference
 
 
@@ -44,9 +43,7 @@ def loaded(folder: Path, **environ: str) -> Loaded:
 
 def latents(model: Loaded, cat: bytes, **changes: Any) -> npt.NDArray[np.float32]:
     """Final latents of a guided edit whose two prompts differ in length."""
-    with engine_on(
-        model.pipeline.parts, devices=model.pipeline.devices, unpadded_row_tokens=4096 if model.takes_masks else 0
-    ) as engine:
+    with engine_on(model.pipeline.parts, devices=model.pipeline.devices) as engine:
         values = {"true_cfg_scale": 4.0, "negative_prompt": "a blurry picture", "num_inference_steps": 3}
         return engine.latents(edit(cat, **(values | changes)))
 
@@ -78,7 +75,7 @@ def test_a_dtype_is_the_pipelines(
 def operators(model: Loaded) -> set[str]:
     """The names of torch's operators in a forward of the transformer."""
     with torch.profiler.profile() as profiled:
-        compiling.forward(model.pipeline, 4096, ONE_ROW)
+        compiling.forward(model.pipeline, 4096)
     return {event.key for event in profiled.key_averages()}
 
 
@@ -89,11 +86,8 @@ def test_an_attention_backend_computes_the_same(
     folder: Path, cat: bytes, reference: npt.NDArray[np.float32], backend: str, kernel: str
 ) -> None:
     model = loaded(folder, ATTENTION_BACKEND=backend)
-    assert model.takes_masks == (backend not in attention.WITHOUT_MASK)
     assert difference(latents(model, cat), reference) <= EXACT
     assert f"aten::_scaled_dot_product_{kernel}" in operators(model)
-    with nullcontext() if model.takes_masks else pytest.raises(ValueError, match="attn_mask"):
-        compiling.forward(model.pipeline, 4096, TEXTS_OF_DIFFERENT_LENGTH)
     assert difference(latents(loaded(folder), cat), reference) == 0, "another model in the process keeps its own"
 
 
@@ -287,3 +281,24 @@ def test_tiled_decoding_is_close(folder: Path, cat: bytes) -> None:
     whole, tiled = (np.asarray(picture, np.float64) for picture in pictures)
     assert not np.array_equal(whole, tiled)
     assert 10 * np.log10(255**2 / np.mean((whole - tiled) ** 2)) >= 20  # PSNR, dB
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"ATTENTION_BACKEND": "native_math"},
+        {"ATTENTION_BACKEND": "native_flash"},
+        {"QUANTIZATION": "int8"},
+        {"LORA": "{lora}"},
+        {"LORA": "{lora}", "LORA_FUSED": "false"},
+        {"LORA": "{lora}", "LORA_FUSED": "false", "QUANTIZATION": "int8"},
+    ],
+    ids=lambda environ: " ".join(f"{name}={value}" for name, value in environ.items()) or "no option",
+)
+def test_rows_of_any_shape_get_what_diffusers_gives_each_with_the_same_option(
+    folder: Path, lora: Path, environ: dict[str, str]
+) -> None:
+    model = loaded(folder, **{name: value.format(lora=lora) for name, value in environ.items()})
+    transformer = model.pipeline.parts.transformer
+    assert largest_difference(transformer, four_rows(transformer)) <= EXACT

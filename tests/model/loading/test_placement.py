@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from qwen_edit.loading import placement
 from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.pipeline import Devices
 
 from checkpoints.random_weights import build_pipeline
 from tests.kit.engines import difference, edit, engine_on, load_pipeline
+from tests.kit.rows import four_rows, largest_difference
 
 GIGABYTE = placement.GIGABYTE
 
@@ -115,3 +117,22 @@ def test_an_offloaded_pipeline_edits_the_same(
     devices = placement.place(pipeline, torch.device("cpu"), offload)
     with engine_on(pipeline, devices=devices) as engine:
         assert difference(engine.latents(request), reference) == 0
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_rows_of_any_shape_get_what_diffusers_gives_each_from_offloaded_weights(
+    sensitive: Callable[[str], Path], offload: str
+) -> None:
+    pipeline = load_pipeline(sensitive("plus-2511"))
+    placement.place(pipeline, torch.device("cpu"), offload)
+    assert largest_difference(pipeline.transformer, four_rows(pipeline.transformer)) <= 1e-4
+
+
+def test_rows_of_any_shape_get_what_diffusers_gives_each_from_spread_weights(sensitive: Callable[[str], Path]) -> None:
+    """With the hooks that carry tensors from card to card, all cards being the CPU."""
+    transformer = load_pipeline(sensitive("plus-2511")).transformer
+    devices = dict.fromkeys((name for name, _ in transformer.named_children() if name != "transformer_blocks"), "cpu")
+    blocks = {f"transformer_blocks.{number}": "cpu" for number in range(len(transformer.transformer_blocks))}
+    dispatch_model(transformer, devices | blocks, main_device="cpu", force_hooks=True)
+    assert all(hasattr(block, "_hf_hook") for block in transformer.transformer_blocks)
+    assert largest_difference(transformer, four_rows(transformer)) <= 1e-4

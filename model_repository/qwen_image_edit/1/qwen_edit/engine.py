@@ -21,7 +21,7 @@ from qwen_edit.control.blame import Blame, Unblamed
 from qwen_edit.device_errors import DeviceError, is_device_error, is_out_of_memory
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.intake import Intake
-from qwen_edit.job import Job, Phase, Reply
+from qwen_edit.job import Job, Phase, Reply, by_arrival
 from qwen_edit.metrics import Metrics
 from qwen_edit.pace import Pace
 from qwen_edit.request import EditRequest
@@ -177,7 +177,8 @@ class Engine:
 
     def _step(self) -> list[Job]:
         """One step for the next batch: those whose run is done."""
-        batch = [job for job in next_batch(self._prepared, self._stepper.budget) if self._encoded(job)]
+        batch = next_batch(self._prepared, self._stepper.budget, by_arrival)
+        batch = [job for job in batch if self._encoded(job)]
         if not batch:
             return []
         moved = self._clock.run(lambda: self._stepper.step(batch))
@@ -211,7 +212,7 @@ class Engine:
             job.times.rows += rows
         if advanced:
             self._failures_in_a_row = 0
-            self._pace.stepped(len(advanced), elapsed)
+            self._pace.stepped(advanced, elapsed)
             self._metrics.step(len(advanced), rows)
             self._metrics.seconds("denoise", elapsed)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qwen_edit.conditioning.preparation import Preparing
 from qwen_edit.errors import Cancelled, EditError, Failed
-from qwen_edit.job import Job
+from qwen_edit.job import Job, by_arrival
 from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.worker import Worker
 
@@ -31,7 +31,7 @@ class Turn:
     @property
     def order(self) -> Order:
         """Continued edits first, then whoever had fewest pictures decoded, then by arrival."""
-        return (not self.job.request.continued, self.decoded, *self.job.order)
+        return (not self.job.request.continued, self.decoded, *by_arrival(self.job))
 
 
 class Intake:

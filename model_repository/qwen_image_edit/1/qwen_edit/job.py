@@ -107,24 +107,20 @@ class Job:
         return self.request.num_inference_steps - done
 
     @property
-    def order(self) -> tuple[float, int]:
-        return self.request.arrival, self.number
-
-    @property
     def geometry(self) -> Geometry:
         return self.prepared.geometry
 
     @property
     def rows(self) -> int:
-        return len(self.prepared.prompts)
+        return len(self.row_tokens)
 
     @property
-    def image_tokens(self) -> int:
-        return sum(self.geometry.tokens)
-
-    @property
-    def text_tokens(self) -> int:
-        return max(prompt.tokens for prompt in self.prepared.prompts)
+    def row_tokens(self) -> list[int]:
+        """Image and text tokens of each transformer input; none before the job is prepared."""
+        if self.phase is Phase.PREPARING:
+            return []
+        image_tokens = sum(self.geometry.tokens)
+        return [image_tokens + prompt.tokens for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:
         return Outcome(self.request, self.state.step, self.timings(), result.image, result.latents, result.preview)
@@ -151,3 +147,8 @@ class Job:
             "image_tokens": sum(reference_tokens),
             "output_tokens": output_tokens,
         }
+
+
+def by_arrival(job: Job) -> tuple[float, int]:
+    """First come, first served: arrival in Unix seconds, then the order of admission."""
+    return job.request.arrival, job.number

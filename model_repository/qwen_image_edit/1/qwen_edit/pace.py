@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+from qwen_edit.forward.cost import ForwardCost
 from qwen_edit.job import Job
 
-MEMORY = 0.9  # weight of what was seen before against the newest step
 RETRY_SECONDS = (1, 60)  # within these, every SDK obeys
 
 
 class Pace:
     def __init__(self) -> None:
-        self._seconds_per_step = 0.0  # of one job: steps that were shared count less
+        self._cost = ForwardCost()
 
-    def stepped(self, jobs: int, seconds: float) -> None:
-        """One forward moved `jobs` jobs one step on."""
-        now = seconds / jobs
-        self._seconds_per_step = MEMORY * self._seconds_per_step + (1 - MEMORY) * now if self._seconds_per_step else now
+    def stepped(self, jobs: Iterable[Job], seconds: float) -> None:
+        """One forward moved these jobs one step on."""
+        self._cost.observe([tokens for job in jobs for tokens in job.row_tokens], seconds)
 
-    def retry_seconds(self, jobs: Iterable[Job]) -> int:
+    def retry_seconds(self, jobs: Collection[Job]) -> int:
         """When half of what is left of these jobs will be done: enough places are free then, and there is work left."""
-        left = sum(job.steps_left for job in jobs)
         low, high = RETRY_SECONDS
-        return min(max(math.ceil(left * self._seconds_per_step / 2), low), high)
+        return min(max(math.ceil(self._seconds_left(jobs) / 2), low), high)
+
+    def _seconds_left(self, jobs: Collection[Job]) -> float:
+        """A job whose pictures are still being decoded counts as one of the others does."""
+        known = [self._cost.seconds(job.row_tokens) * job.steps_left for job in jobs if job.row_tokens]
+        return sum(known) * len(jobs) / len(known) if known else 0.0

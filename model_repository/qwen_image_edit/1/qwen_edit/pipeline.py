@@ -6,13 +6,13 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import QwenImageEditPlusPipeline
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from PIL import Image
 
 from qwen_edit.families.family import Family, Size
@@ -49,6 +49,18 @@ class Scheduler(Protocol):
     def set_timesteps(self, *, sigmas: npt.NDArray[np.float64], device: str, mu: float) -> None: ...
 
 
+Shape = tuple[int, int, int]  # (1, height, width) in tokens of a picture
+
+
+class Row(NamedTuple):
+    """One transformer input."""
+
+    tokens: torch.Tensor  # (image tokens, channels), of the output and then of each reference
+    shapes: tuple[Shape, ...]  # of the same pictures
+    text: torch.Tensor  # (text tokens, joint_attention_dim)
+    time: float  # in 0..1
+
+
 class Pipeline:
     """`parts` is the pipeline as diffusers made it, for who loads it and changes it."""
 
@@ -61,6 +73,7 @@ class Pipeline:
         self.token_pixels = 2 * self.latent_pixels  # that a token spans: 2 × 2 latents are packed into one
         self.latent_channels: int = parts.latent_channels
         self.token_channels: int = parts.transformer.config.in_channels
+        self.dtype: torch.dtype = parts.transformer.dtype  # of its inputs; asked once, as it looks at every module
         self.template: str = parts.prompt_template_encode
         tokens = sorted(parts.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.control_tokens = re.compile("|".join(map(re.escape, tokens)))
@@ -135,45 +148,18 @@ class Pipeline:
         pictures: torch.Tensor = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]
         return pictures[0, :, 0]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which the transformer takes its inputs."""
-        dtype: torch.dtype = self.parts.transformer.dtype
-        return dtype
-
-    def velocities(
-        self,
-        tokens: torch.Tensor,  # (rows, tokens, channels)
-        timesteps: torch.Tensor,  # (rows,) in 0..1
-        texts: torch.Tensor,  # (rows, text tokens, joint_attention_dim)
-        mask: torch.Tensor | None,  # (rows, text tokens) of booleans; None: all of them count
-        shapes: Sequence[tuple[int, int, int]],  # (1, height, width) in tokens of each picture of a row
-    ) -> torch.Tensor:
-        """The transformer's, (rows, tokens, channels)."""
-        predicted: torch.Tensor = self.parts.transformer(
-            hidden_states=tokens,
-            timestep=timesteps,
-            encoder_hidden_states=texts,
-            encoder_hidden_states_mask=mask,
-            img_shapes=[list(shapes)] * len(tokens),
-            return_dict=False,
-        )[0]
-        return predicted
+    def velocities(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """The transformer's for each row's output, (tokens, channels)."""
+        velocities: list[torch.Tensor] = self.parts.transformer(rows=rows)
+        return velocities
 
 
-class AttentionProcessor:
-    """Of one block's attention; set_attention_backend of diffusers chooses its kernel by the name of this attribute."""
-
-    _attention_backend: AttentionBackendName | None = None
-
-    def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """(rows, tokens, heads, width of a head), each"""
-        attended: torch.Tensor = dispatch_attention_fn(
-            queries, keys, values, attn_mask=mask, backend=self._attention_backend
-        )
-        return attended
+def dense_attention(attention: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """(tokens, heads, width of a head), each; by the kernel that set_attention_backend chose for a block's attention"""
+    attended: torch.Tensor = dispatch_attention_fn(
+        queries[None], keys[None], values[None], backend=attention.processor._attention_backend
+    )
+    return attended[0]
 
 
 def packed(latents: torch.Tensor) -> torch.Tensor:

@@ -199,13 +199,6 @@ class Settings:
         16_384,
         "Most image, reference and text tokens of one forward. The oldest edit runs however many it needs.",
     )
-    unpadded_row_tokens: int = setting(
-        "UNPADDED_ROW_TOKENS",
-        integer(0, 2**31),
-        4096,
-        "Rows with at least this many image tokens share a forward only if their texts are equally long, as others "
-        "would need a mask.",
-    )
     conditioning_cache_mb: int | None = setting(
         "CONDITIONING_CACHE_MB",
         integer(0, 2**20),

@@ -48,7 +48,7 @@ class Worker(Protocol):
         """The state of a waiting job before its first step."""
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
-        """Moves every running job one step on. All must share a geometry; none is changed where this raises."""
+        """Moves every running job one step on; none is changed where this raises."""
 
     def decode(self, job: Job) -> Result:
         """What a job answers after the last step of its run; raises Failed where the model made no numbers."""
@@ -70,7 +70,6 @@ class PipelineWorker:
         *,
         cache_bytes: int,
         mrope: bool = True,
-        unpadded_row_tokens: int = 2**31,
     ) -> None:
         self._pipeline = pipeline
         self._decoders = decoders
@@ -78,7 +77,7 @@ class PipelineWorker:
         self._preparation = Preparation(
             sizes, Prompts(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )
-        self._denoiser = Denoiser(pipeline, unpadded_row_tokens)
+        self._denoiser = Denoiser(pipeline)
         self._levels = NoiseLevels(pipeline.scheduler)
 
     @property

@@ -12,7 +12,7 @@ from qwen_edit.families.family import Family, Size
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of one job. Rows of different jobs share a forward only where output and references are equal."""
+    """The sizes of one job."""
 
     output: Size
     references: tuple[Size, ...]  # as the VAE encodes them

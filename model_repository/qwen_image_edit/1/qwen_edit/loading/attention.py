@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 
+from qwen_edit.forward.attention import Varlen, varlen_operator
 from qwen_edit.loading.checkpoint import LoadError
 
 ON_THE_CPU = ("native", "native_flash", "native_math")
 UNDERSCORED = ("native_cudnn", "native_flash", "native_efficient", "native_math", "flash_3", "flash_3_hub")
-# These take no mask: rows whose texts differ in length must not share a forward.
-WITHOUT_MASK = ("native_flash", "flash", "flash_3", "flash_3_hub", "sage")
 
 
 def set_backend(transformer: Any, name: str, device: torch.device) -> None:
@@ -30,3 +29,8 @@ def set_backend(transformer: Any, name: str, device: torch.device) -> None:
             transformer.set_attention_backend(f"_{name}" if name in UNDERSCORED else name)
     except (RuntimeError, ImportError, ValueError) as error:
         raise LoadError(f"ATTENTION_BACKEND={name}: {str(error).splitlines()[0]}") from None
+
+
+def varlen(name: str, device: torch.device) -> Varlen | None:
+    """For rows too short for a call of their own; a backend that was chosen by name computes these too."""
+    return varlen_operator(device) if name == "native" else None

@@ -1,75 +1,60 @@
-"""Compiling the transformer's blocks, all of them as one, before the first edit comes.
+"""Compiling what the transformer's blocks do with each token for itself, before the first edit comes.
 
-The lengths of pictures and texts are symbols in the compiled code, so that no size of a user's compiles again; only one
-row or several, and a mask or none, are code of their own. All are compiled at load.
+The number of tokens is a symbol in the compiled code, and rows are unknown to it: no size of a user's, no number of
+edits at once and no kernel of attention compiles anything again.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.forward import rotary
-from qwen_edit.pipeline import Pipeline
+from qwen_edit.forward.block import Halves, after_attention, before_attention
+from qwen_edit.pipeline import Pipeline, Row
 
 log = logging.getLogger("image_edit_server")
 
 BACKEND = "inductor"
-TEXT_TOKENS = 300  # of the warm-up; a prompt with one picture has about as many
+TEXT_TOKENS = (300, 250, 200)  # of the warm-up's rows; a prompt with one picture has about as many
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What the compiler makes code of its own for."""
-
-    rows: int
-    masked: bool
-
-    def __str__(self) -> str:
-        rows = "one row" if self.rows == 1 else "several rows"
-        return f"{rows} with texts of different length" if self.masked else rows
+def compiled_halves(*, dynamic: bool = True) -> Halves:
+    options: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "backend": BACKEND}
+    return Halves(torch.compile(before_attention, **options), torch.compile(after_attention, **options))
 
 
-VARIANTS = (Variant(1, False), Variant(2, False), Variant(2, True))
-
-
-def compile_blocks(transformer: Any, *, dynamic: bool = True) -> None:
-    transformer.compile_repeated_blocks(dynamic=dynamic, fullgraph=True, backend=BACKEND)
-
-
-def prepare(transformer: Any) -> None:
-    """What compiled code needs to be fast; before the attention backend is chosen."""
-    rotary.use_real_numbers(transformer)
-
-
-def warm_up(pipeline: Pipeline, reference_area: int, *, masks: bool) -> None:
-    """Compiles every variant at the size of the references, with a line in the log for each."""
-    variants = [variant for variant in VARIANTS if masks or not variant.masked]
-    for number, variant in enumerate(variants, 1):
-        started = time.monotonic()
-        log.info("Compiling %d of %d: %s...", number, len(variants), variant)
-        forward(pipeline, reference_area, variant)
-        log.info("Compiled %d of %d in %.1f s", number, len(variants), time.monotonic() - started)
+def warm_up(pipeline: Pipeline, reference_area: int) -> None:
+    """Compiles by a forward at the size of the references."""
+    started = time.monotonic()
+    log.info("Compiling the transformer's blocks...")
+    forward(pipeline, reference_area)
+    log.info("Compiled in %.1f s", time.monotonic() - started)
 
 
 @torch.inference_mode()
-def forward(pipeline: Pipeline, reference_area: int, variant: Variant) -> None:
-    # Sides that differ, so that the compiler does not take one length for the other.
+def forward(pipeline: Pipeline, reference_area: int, text_tokens: tuple[int, ...] = TEXT_TOKENS) -> None:
+    """Of one row for each text.
+
+    The compiler takes lengths that are equal for the same one. Three rows have four times, and nothing else is 4 long.
+    """
     sizes = Sizes(pipeline.family, reference_area, pipeline.token_pixels)
     geometry = sizes.geometry([(1, 1)], sizes.area_of((4, 3), reference_area), masked=False)
-    device, config = pipeline.devices.transformer, pipeline.parts.transformer.config
-    rows, tokens = variant.rows, sum(geometry.tokens)
+    config = pipeline.parts.transformer.config
+    place: dict[str, Any] = {"device": pipeline.devices.transformer, "dtype": pipeline.dtype}
     pipeline.velocities(
-        torch.zeros(rows, tokens, pipeline.token_channels, device=device, dtype=pipeline.dtype),
-        torch.full((rows,), 0.5, device=device),
-        torch.zeros(rows, TEXT_TOKENS, config.joint_attention_dim, device=device, dtype=pipeline.dtype),
-        torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device=device) if variant.masked else None,
-        geometry.shapes,
+        [
+            Row(
+                torch.zeros(sum(geometry.tokens), pipeline.token_channels, **place),
+                tuple(geometry.shapes),
+                torch.zeros(tokens, config.joint_attention_dim, **place),
+                0.5,
+            )
+            for tokens in text_tokens
+        ]
     )
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if pipeline.devices.transformer.type == "cuda":
+        torch.cuda.synchronize(pipeline.devices.transformer)

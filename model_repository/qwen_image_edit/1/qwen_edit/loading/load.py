@@ -15,6 +15,8 @@ from transformers.utils import logging as transformers_logging
 from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.families.family import MEGAPIXEL, Family
 from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import ragged
+from qwen_edit.forward.block import Halves
 from qwen_edit.loading import adapters, attention, compiling, placement, quantization
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.presets import PRESETS, reconfigured
@@ -34,7 +36,6 @@ class Loaded:
     pipeline: Pipeline
     sizes: Sizes
     defaults: Defaults
-    takes_masks: bool  # whether rows with texts of different length can share a forward
 
 
 def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Loaded:
@@ -55,7 +56,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
     log.info("Model loaded successfully")
     sizes = Sizes(family, area, pipeline.token_pixels)
-    return Loaded(pipeline, sizes, _defaults(settings, serving, family), takes_masks(loading))
+    return Loaded(pipeline, sizes, _defaults(settings, serving, family))
 
 
 def accelerate(
@@ -65,13 +66,8 @@ def accelerate(
     _apply(parts, loading, device)
     pipeline = Pipeline(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
     if loading.compile:
-        compiling.compile_blocks(parts.transformer)
-        compiling.warm_up(pipeline, reference_area, masks=takes_masks(loading))
+        compiling.warm_up(pipeline, reference_area)
     return pipeline
-
-
-def takes_masks(loading: Loading) -> bool:
-    return loading.attention_backend not in attention.WITHOUT_MASK
 
 
 def check(settings: Settings, device: torch.device) -> None:
@@ -97,9 +93,9 @@ def _apply(parts: Any, loading: Loading, device: torch.device) -> None:
     preset = PRESETS[loading.preset].scheduler if loading.preset else {}
     parts.scheduler = reconfigured(parts.scheduler, {**preset, **dict(loading.scheduler_config)})
     adapters.add(parts, loading.adapters, fuse=loading.fuse_adapters)
-    if loading.compile:
-        compiling.prepare(parts.transformer)
     attention.set_backend(parts.transformer, loading.attention_backend, device)
+    halves = compiling.compiled_halves() if loading.compile else Halves()
+    ragged.bind(parts.transformer, halves, attention.varlen(loading.attention_backend, device))
     if loading.vae_tiling:
         parts.vae.enable_tiling()
 
