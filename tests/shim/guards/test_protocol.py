@@ -87,7 +87,7 @@ def answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 
 def seconds_until_closed(client: socket.socket, trickle: bytes = b"") -> float:
-    """While a byte of `trickle` is sent every twentieth of a second, or in a hundred looks; one left open is an error."""
+    """While a byte of `trickle` is sent every twentieth of a second, or in a hundred looks; still open is an error."""
     started = time.monotonic()
     client.settimeout(0.05)
     for byte in trickle or bytes(100):
