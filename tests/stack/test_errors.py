@@ -118,6 +118,12 @@ def test_a_missing_or_wrong_key_is_unauthorized_401(strict: Server, caller: Call
             assert response.headers["www-authenticate"].startswith("Basic realm=")
 
 
+def test_a_page_of_another_origin_is_forbidden_403(stack: Server, caller: Caller) -> None:
+    response = caller.request("POST", f"{stack.url}/v1/images/edits", headers={"origin": "https://elsewhere.example"})
+    assert refusal(response, caller) == (403, "FORBIDDEN")
+    assert not may_be_retried(response)
+
+
 def test_an_unknown_path_is_not_found_404(stack: Server, caller: Caller) -> None:
     assert refusal(caller.request("GET", f"{stack.url}/v1/nothing"), caller) == (404, "NOT_FOUND")
 

@@ -97,7 +97,8 @@ def test_headers_come_while_the_edit_still_waits(alone: Server, photo: Photo) ->
         url = f"{whole.url}/v1/images/edits"
         first = pool.submit(requests.post, url, data=long, files={"image": photo("cat")}, timeout=120)
         alone.wait_for(lambda: alone.metric("qwen_edit_jobs", state="running") == 1)
-        with streamed(alone, photo("coffee"), size="64x64", num_inference_steps="2") as second:
+        # Two rows with more tokens than MAX_BATCH_TOKENS leaves beside the first: it waits for that.
+        with streamed(alone, photo("coffee"), size="1536x1536", true_cfg_scale="4") as second:
             assert alone.metric("qwen_edit_jobs", state="waiting") == 1
             assert second.status_code == 200
         assert first.result().status_code == 200
