@@ -105,7 +105,7 @@ def test_no_small_file_costs_more_than_its_limits(pair: Decoders, kind: str) -> 
         pair.decode("image", data, lambda own: [(1024, 1024), (384, 384)])
     for decoder in psutil.Process().children():  # one that was ended took too long, as it is sure to have been told
         seconds, peak = cost(decoder)
-        assert seconds - before.get(decoder, (0, 0))[0] < CPU_SECONDS + 0.1
+        assert seconds - before.get(decoder, (0, 0))[0] < CPU_SECONDS + 0.5  # of the conversation
         assert peak < MEMORY + 2**26
 
 

@@ -31,7 +31,7 @@ from qwen_edit.pictures.images import PictureFile, flattened, judged
 READY = b"ready"
 NICENESS = 10  # the engine's steps go first
 CPU_SECONDS = 2.0  # for one picture
-MORE_SECONDS_PER_BYTE = 1 / 2**20
+MORE_SECONDS_PER_BYTE = 1 / 2**20  # of its file, after the first MiB
 MOST_CPU_SECONDS = 10.0
 MEMORY = 500 * 2**20  # bytes for one picture, beside
 MEMORY_PER_BYTE = 4  # of its file
@@ -54,7 +54,7 @@ RESULTS: dict[str, Callable[[Image.Image, list[Size]], list[Image.Image]]] = {"i
 
 
 def cpu_seconds(file_bytes: int) -> float:
-    return min(CPU_SECONDS + file_bytes * MORE_SECONDS_PER_BYTE, MOST_CPU_SECONDS)
+    return min(CPU_SECONDS + max(0, file_bytes - 2**20) * MORE_SECONDS_PER_BYTE, MOST_CPU_SECONDS)
 
 
 @contextlib.contextmanager
