@@ -144,10 +144,10 @@ def test_an_edit_outlives_an_error_that_its_device_does_not_get_over(
     assert worker(server).pid != broken
 
 
-def test_an_edit_that_kills_its_worker_does_so_twice_and_the_others_go_on(
+def test_an_edit_that_kills_its_workers_is_given_up_and_the_others_go_on(
     stack_of_its_own: Server, photo: Photo
 ) -> None:
-    """Once by a signal, once by a hang; its neighbours are steps of the same size, and others."""
+    """First by a signal, then by hangs: two where it steps alone, three where its first two forwards were shared."""
     server = stack_of_its_own
     expected = edit(server, photo("cat")).json()["data"]
     with ThreadPoolExecutor() as pool:
@@ -162,11 +162,12 @@ def test_an_edit_that_kills_its_worker_does_so_twice_and_the_others_go_on(
         )
         answer = editing.result()
     assert (deadly.status_code, deadly.json()["error"]["code"]) == (500, "GENERATION_ERROR"), server.log
-    assert "2 workers died or hung while they worked on this edit" in deadly.json()["error"]["message"]
     assert answer.status_code == 200, f"{answer.text[:500]}\n{server.log}"
     assert answer.json()["data"] == expected
     faults = re.findall("tritonserver: its (worker|engine) .* it is restarted", server.log[logged:])
-    assert faults == ["worker", "engine"]
+    assert faults in (["worker", "engine"], ["worker", "engine", "engine"])
+    given_up = f"{len(faults)} workers died or hung while they worked on this edit"
+    assert given_up in deadly.json()["error"]["message"]
 
 
 def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[[str], Path]) -> None:
