@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,16 @@ REFERENCE_AREA = 64 * 64
 MAX_INPUT_PIXELS, MAX_PIXELS = 10**7, 10**6
 
 
+class SharedDecoders(Decoders):
+    """Of all engines of this process, with which they end: to start a pair costs more than most edits of a test."""
+
+    def close(self) -> None:
+        pass
+
+
+shared_decoders = functools.cache(SharedDecoders)
+
+
 class TestEngine:
     """An engine with its pipeline, and the final latents of every edit it finished."""
 
@@ -42,9 +53,8 @@ class TestEngine:
         self.watch = Watch()
         self.process_ended = threading.Event()
         settings: dict[str, Any] = {"cache_bytes": 2**24, "mrope": False}
-        self.worker = WatchedWorker(
-            PipelineWorker(self.pipeline, self.sizes, Decoders(MAX_INPUT_PIXELS, MAX_PIXELS), **(settings | options))
-        )
+        decoders = shared_decoders(MAX_INPUT_PIXELS, MAX_PIXELS)
+        self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, decoders, **(settings | options)))
         self.final_latents = self.worker.final_latents
         self.engine = Engine(
             Noted(self.worker, blame) if blame else self.worker, self.watch, max_jobs=max_jobs,

@@ -26,15 +26,27 @@ DATA = Path(__file__).parents[2] / "data"
 MAX_PIXELS, NEEDED_PIXELS = 10**9, 960 * 640
 
 
+def all_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.cmdline()[-1:] == ["qwen_edit.pictures.decoder"]]
+
+
 @pytest.fixture(scope="module")
-def decoders() -> Iterator[Decoders]:
+def others() -> set[psutil.Process]:
+    """The decoders of engines of other tests."""
+    return set(all_processes())
+
+
+@pytest.fixture(scope="module")
+def decoders(others: set[psutil.Process]) -> Iterator[Decoders]:
     running = Decoders(MAX_PIXELS, NEEDED_PIXELS)
     yield running
     running.close()
 
 
-def processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if child.cmdline()[-1:] == ["qwen_edit.pictures.decoder"]]
+@pytest.fixture
+def processes(others: set[psutil.Process]) -> Callable[[], list[psutil.Process]]:
+    """Those of `decoders`."""
+    return lambda: [process for process in all_processes() if process not in others]
 
 
 def at(*sizes: Size) -> Callable[[Size], list[Size]]:
@@ -70,7 +82,9 @@ def test_a_mask_is_the_same_as_decoded_here(decoders: Decoders) -> None:
     assert np.array_equal(np.asarray(region), np.asarray(decode_mask(data, MAX_PIXELS)))
 
 
-def test_the_sizes_may_depend_on_its_own_and_what_refuses_it_leaves_the_decoder(decoders: Decoders) -> None:
+def test_the_sizes_may_depend_on_its_own_and_what_refuses_it_leaves_the_decoder(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+) -> None:
     before = processes()
 
     def refuse(own: Size) -> list[Size]:
@@ -107,7 +121,9 @@ def test_a_jpeg_may_have_twice_as_many_pixels_as_others(decoders: Decoders) -> N
         small.close()
 
 
-def test_a_picture_that_takes_too_long_ends_its_decoder_alone_which_is_replaced(decoders: Decoders) -> None:
+def test_a_picture_that_takes_too_long_ends_its_decoder_alone_which_is_replaced(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+) -> None:
     decoders.decode("image", jpeg(), at())
     before = set(processes())
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not .* it takes more than 2 s of CPU time$"):
@@ -118,7 +134,9 @@ def test_a_picture_that_takes_too_long_ends_its_decoder_alone_which_is_replaced(
     assert len(processes()) == DECODERS
 
 
-def test_a_picture_that_takes_too_much_memory_is_refused_and_leaves_the_decoder(decoders: Decoders) -> None:
+def test_a_picture_that_takes_too_much_memory_is_refused_and_leaves_the_decoder(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+) -> None:
     before = processes()
     huge = saved(Image.new("RGBA", (5_700, 5_700), (0, 0, 0, 9)), "PNG")
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not .* it takes too much memory$"):
@@ -126,7 +144,9 @@ def test_a_picture_that_takes_too_much_memory_is_refused_and_leaves_the_decoder(
     assert processes() == before
 
 
-def test_of_a_picture_whose_decoder_was_killed_nobody_hears(decoders: Decoders) -> None:
+def test_of_a_picture_whose_decoder_was_killed_nobody_hears(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+) -> None:
     killed = processes()
     for process in killed:
         process.kill()
@@ -137,7 +157,9 @@ def test_of_a_picture_whose_decoder_was_killed_nobody_hears(decoders: Decoders) 
     assert len(processes()) == DECODERS
 
 
-def test_a_damaged_picture_leaves_the_decoder(decoders: Decoders) -> None:
+def test_a_damaged_picture_leaves_the_decoder(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+) -> None:
     before = processes()
     make, size = LABORIOUS["png of empty chunks"]
     for data, words in ((jpeg()[:300], "damaged"), (b"nothing", "not a known kind"), (make(size), "too many small")):
