@@ -34,7 +34,7 @@ class BoundedProtocol(H11Protocol):
         self.reading = Timer(self.loop, self.timeout_keep_alive_handler)  # of a head, or of an unwanted body
         self._writing = Timer(self.loop, self.abort)
         self._reader = Reader(self.loop)
-        self.conn = StrictConnection(h11.SERVER, HEADER_BYTES)
+        self.conn = StrictConnection(HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]

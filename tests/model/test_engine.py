@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,41 @@ def test_a_waiting_edit_can_be_cancelled(pipeline: Any, cat: bytes) -> None:
         assert not running.answered_at
         left.set()
         running.wait()
+
+
+def test_a_call_that_is_sent_again_takes_the_place_of_its_predecessor(pipeline: Any, cat: bytes) -> None:
+    call = edit(cat, id="a.1", edit_id="a", num_inference_steps=8)
+    again = replace(call, id="a.2")
+    with engine_on(pipeline, max_jobs=1) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        first = engine.submit(call)
+        wait_until(lambda: engine.worker.batches != [])
+        second = engine.submit(again)
+        with pytest.raises(QueueFull):
+            engine.submit(edit(cat))
+        hold.set()
+        with pytest.raises(Cancelled):
+            first.wait()
+        second.wait()
+        assert engine.watch.edits == {"cancelled": 1, "refused": 1, "finished": 1}
+        assert engine.worker.batches == [["a.1"], *[["a.2"]] * 8]
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 2}, {"arrival": 1.0}, {"edit_id": "b"}, {"id": "a.1"}], ids=lambda other: str(*other)
+)
+def test_an_edit_that_only_looks_like_a_repeated_call_takes_nobodys_place(
+    pipeline: Any, cat: bytes, other: dict[str, Any]
+) -> None:
+    call = edit(cat, id="a.1", edit_id="a")
+    with engine_on(pipeline) as engine:
+        hold = threading.Event()
+        _hold_first_step(engine, hold)
+        answers = [engine.submit(call), engine.submit(replace(call, **({"id": "a.2"} | other)))]
+        hold.set()
+        for answer in answers:
+            answer.wait()
 
 
 def test_more_edits_than_max_jobs_are_refused_at_once_and_a_continued_one_is_taken(pipeline: Any, cat: bytes) -> None:

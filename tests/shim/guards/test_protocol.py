@@ -304,6 +304,40 @@ def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(
     assert ("65536 bytes" in json.loads(body)["message"]) == (len(request_bytes) > HEADER_BYTES)
 
 
+CHUNKED = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+LATER = b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n"  # sent behind it
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+@pytest.mark.parametrize("behind", [b"", LATER], ids=["alone", "another behind"])
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (b"0\r\n\r\n", 200),
+        (b"0\r\n\n", 400),
+        (b"0\r\na: b\n\n", 400),
+        (b"0\r\na: b\n\r\n", 400),
+        (b"0\r\na: b\r\nc: d\n\r\n", 400),
+        (b"0\r\na: b\r\n\r\n", 400),
+    ],
+    ids=["right", "LF alone", "LF twice", "LF after a field", "LF after the second field", "trailer fields"],
+)
+def test_how_a_chunked_body_ends_is_no_matter_of_opinion(
+    client: socket.socket, end: bytes, status: int, behind: bytes, piece: int
+) -> None:
+    request = CHUNKED + b"2\r\na\n\r\n" + end + behind
+    with contextlib.suppress(ConnectionError):
+        for start in range(0, len(request), piece):
+            client.sendall(request[start : start + piece])
+    found, _, body = answer(client)
+    assert found == status
+    if status == 200:
+        assert body == b"a\n"
+    else:
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(100) == b"", "what stands behind it is not taken for a request"
+
+
 def test_a_damaged_body_is_400_in_its_dialect(client: socket.socket) -> None:
     head = b"POST /echo HTTP/1.1\r\nhost: x\r\napi-key: k\r\ntransfer-encoding: chunked\r\n\r\n"
     client.sendall(head + b"1\r\nx\r\nzz\r\n")

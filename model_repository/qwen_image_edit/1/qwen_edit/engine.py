@@ -24,7 +24,7 @@ from qwen_edit.intake import Intake
 from qwen_edit.job import Job, Phase, Reply, by_arrival
 from qwen_edit.metrics import Metrics
 from qwen_edit.pace import Pace
-from qwen_edit.request import EditRequest
+from qwen_edit.request import EditRequest, is_another_call
 from qwen_edit.schedule import next_batch
 from qwen_edit.stepping import Stepper
 from qwen_edit.worker import Worker
@@ -72,12 +72,18 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: EditRequest, reply: Reply) -> None:
-        """Takes the job and returns at once; raises QueueFull, Draining or Failed. A continued edit is always taken."""
+        """Takes the job and returns at once; raises QueueFull, Draining or Failed. A continued edit is always taken.
+
+        It takes the place of an earlier call of the same edit, which broke off unseen by us, or it would not be here.
+        """
         with self._changed:
+            earlier = [job for job in self._jobs if is_another_call(job.request, request)]
             if not request.continued:
-                self._refuse_when_full()
+                self._refuse_when_full(len(self._jobs) - len(earlier))
             job = Job(request, reply, next(self._numbers), alone=self._blame.take(request.edit_id))
             self._jobs.add(job)
+            for replaced in earlier:
+                replaced.replaced = True
         self._intake.submit(job)
 
     def drain(self) -> None:
@@ -94,14 +100,14 @@ class Engine:
         self._intake.close()
         self._worker.close()
 
-    def _refuse_when_full(self) -> None:
+    def _refuse_when_full(self, held: int) -> None:
         if self._draining:
             self._metrics.edit("refused")
             raise Draining("the server is stopping: send the edit to another, or again later")
-        if len(self._jobs) >= self._max_jobs:
+        if held >= self._max_jobs:
             self._metrics.edit("refused")
             raise QueueFull(
-                f"{len(self._jobs)} edits are waiting or running, at most {self._max_jobs} are taken: "
+                f"{held} edits are waiting or running, at most {self._max_jobs} are taken: "
                 f"retry in {self._pace.retry_seconds(self._jobs)} s"
             )
 
@@ -172,7 +178,7 @@ class Engine:
         if everybody:
             self._ask_everybody_at = time.monotonic() + CANCELLATION_SECONDS
         for job in list(self._prepared):
-            if (everybody or job.phase is Phase.RUNNING) and job.reply.cancelled():
+            if (everybody or job.phase is Phase.RUNNING) and job.unwanted:
                 self._finish_with_error(job, Cancelled("the client cancelled this edit"))
 
     def _step(self) -> list[Job]:
@@ -272,7 +278,8 @@ class Engine:
             self._jobs.remove(job)
             job.end()
             self._changed.notify_all()
-        self._blame.end(job.request.edit_id)
+        if not job.replaced:
+            self._blame.end(job.request.edit_id)
         try:
             send()
         except Exception:

@@ -72,7 +72,7 @@ class Intake:
 
     def _decode(self) -> None:
         while (turn := self._turns.get()[1]) is not None:
-            if turn.job.reply.cancelled():
+            if turn.job.unwanted:
                 self._done(turn.job, Cancelled("the client cancelled this edit"))
                 continue
             turn.decoded += 1

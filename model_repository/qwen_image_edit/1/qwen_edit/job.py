@@ -76,6 +76,7 @@ class Job:
     reply: Reply
     number: int  # order of admission
     alone: bool = False  # shares no forward
+    replaced: bool = False  # by a later call of the same edit
     times: Times = field(default_factory=Times)
     phase: Phase = Phase.PREPARING
     prepared: Prepared = field(init=False, repr=False)
@@ -94,6 +95,11 @@ class Job:
 
     def end(self) -> None:
         self.phase = Phase.DONE
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether nobody waits for its answer any more."""
+        return self.replaced or self.reply.cancelled()
 
     @property
     def finished(self) -> bool:

@@ -86,6 +86,12 @@ class EditRequest:
         return self.start_step > 0
 
 
+def is_another_call(one: EditRequest, other: EditRequest) -> bool:
+    """For the same steps of the same edit. Not by the ids alone: a caller may have numbered its edits so."""
+    same_steps = (one.start_step, one.seed, one.arrival) == (other.start_step, other.seed, other.arrival)
+    return one.edit_id == other.edit_id and one.id != other.id and same_steps
+
+
 def parse(
     tensors: Mapping[str, Array], limits: Limits, defaults: Defaults, *, request_id: str, now: float
 ) -> EditRequest:
