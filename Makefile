@@ -33,7 +33,8 @@ faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload
 bench-engine:  ## the engine against stock diffusers: make bench-engine ARGS="--checkpoint medium --sizes 64"
 bench-load:  ## load and faults on a whole server: make bench-load ARGS=kills
 bench-gpu:  ## every option on a GPU: make bench-gpu ARGS="--out gpu.json"
-BENCHMARKS := $(addprefix bench-,engine load gpu arrivals segments sse_clients)
+bench-vae:  ## pictures against films of one frame, in CPU seconds
+BENCHMARKS := $(addprefix bench-,engine load gpu vae arrivals segments sse_clients)
 .PHONY: $(BENCHMARKS)
 # Not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
 $(BENCHMARKS): export OMP_NUM_THREADS ?= 1

@@ -17,7 +17,7 @@ from qwen_edit.families.family import MEGAPIXEL, Family
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
 from qwen_edit.forward.block import Halves
-from qwen_edit.loading import adapters, attention, compiling, placement, quantization
+from qwen_edit.loading import adapters, attention, compiling, pictures_once, placement, quantization, single_frame
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.presets import PRESETS, reconfigured
 from qwen_edit.pipeline import Devices, Pipeline
@@ -96,6 +96,8 @@ def _apply(parts: Any, loading: Loading, device: torch.device) -> None:
     attention.set_backend(parts.transformer, loading.attention_backend, device)
     halves = compiling.compiled_halves() if loading.compile else Halves()
     ragged.bind(parts.transformer, halves, attention.varlen(loading.attention_backend, device))
+    single_frame.bind(parts.vae)
+    pictures_once.bind(parts.text_encoder.model)
     if loading.vae_tiling:
         parts.vae.enable_tiling()
 
