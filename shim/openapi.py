@@ -152,7 +152,7 @@ def _multipart(settings: Settings) -> Schema:
     address = {"type": "string", "maxLength": MAX_URL_CHARS}
     each = (
         "Pictures that are each edited on their own, `n` times. "
-        f"PNG, JPEG, WebP, GIF, BMP or TIFF with at most {settings.max_input_pixels} pixels each, "
+        f"PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF with at most {settings.max_input_pixels} pixels each, "
         "a JPEG twice as many."
     )
     pictures = {

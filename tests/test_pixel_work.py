@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import qwen_edit.pictures.pixel_work
+import qwen_edit.pictures.tiff_kinds
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from starlette.datastructures import UploadFile
 
 import shim.reading.pixel_work
+import shim.reading.tiff_kinds
 from shim.reading.pictures import Picture
 from tests.kit.decoding import decode
 from tests.kit.hostile_pictures import (
@@ -54,9 +57,13 @@ def written(values: np.ndarray[Any, Any], **options: Any) -> bytes:
 
 
 def test_the_shim_and_the_model_have_the_same_rule() -> None:
-    modules = (shim.reading.pixel_work, qwen_edit.pictures.pixel_work)
-    copies = [Path(module.__file__ or "").read_bytes() for module in modules]
-    assert copies[0] == copies[1]
+    pairs: list[tuple[ModuleType, ModuleType]] = [
+        (shim.reading.pixel_work, qwen_edit.pictures.pixel_work),
+        (shim.reading.tiff_kinds, qwen_edit.pictures.tiff_kinds),
+    ]
+    for pair in pairs:
+        copies = [Path(module.__file__ or "").read_bytes() for module in pair]
+        assert copies[0] == copies[1]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -6,12 +6,31 @@ and some kinds of them are copied with every further one.
 
 from __future__ import annotations
 
+import struct
 from typing import BinaryIO
+
+START_BYTES = 24  # of a file, by which these two tell it
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 MAX_READS = 2**14
 MAX_BYTES = 2**24
 EXIF = b"Exif\0\0"
 MAX_EXIF_SEGMENTS = 4  # of 64 KiB of a JPEG, whose fractions Pillow makes objects of; one is usual
+
+
+def png_size(start: bytes) -> tuple[int, int] | None:
+    """Width and height, which stand in front of all else: Pillow, on its way to the pixels, unpacks texts as well."""
+    return struct.unpack(">LL", start[len(PNG) :]) if start.startswith(PNG) and len(start) == START_BYTES else None
+
+
+def is_heic(start: bytes) -> bool:
+    """Of AVIF, which lies in the same kind of container, the brand is another."""
+    return start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
+
+
+def is_tiff(start: bytes) -> bool:
+    return start.startswith((b"II*\0", b"MM\0*"))
 
 
 class TooLong(Exception):

@@ -13,13 +13,24 @@ from starlette.datastructures import UploadFile
 
 from shim.errors import InvalidInput
 from shim.limits import MAX_ASPECT
-from shim.reading.picture_header import Header, TooLong
+from shim.reading import tiff_kinds
+from shim.reading.picture_header import START_BYTES, Header, TooLong, is_heic, is_tiff, png_size
 from shim.reading.pixel_work import excess, most_pixels, unreadable
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+NO_PICTURE = "must be a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture, and its bytes are none of these"
+STRANGE_TIFF = (
+    "is a TIFF of a kind that is not decoded here: 8 bits of grey, RGB or CMYK are, 16 of these or 16 or 32 of grey, "
+    "signed or floating too"
+)
+HEIC = (
+    "is a HEIC picture, which is not decoded here: send it as JPEG "
+    "(an iPhone takes JPEG under Settings, Camera, Formats, Most Compatible)"
+)
 
 # Headers are compared with MAX_INPUT_PIXELS here, so Pillow's own limit (a warning, then an error) has nothing to add.
 Image.MAX_IMAGE_PIXELS = None
+tiff_kinds.register()
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,13 @@ class Picture:
 
     def _header(self) -> tuple[str | None, tuple[int, int], str | None]:
         """Its format and size, and what it has more of than a picture of that size needs."""
+        start = self.read(0, START_BYTES)
         try:
             with self._lock:
+                if size := png_size(start):
+                    return "PNG", size, None
+                if is_heic(start):
+                    self._refuse(HEIC)
                 if problem := unreadable(self.upload.file):
                     self._refuse(problem)
                 self.upload.file.seek(0)
@@ -66,7 +82,7 @@ class Picture:
         except TooLong:
             self._refuse("has a header that is too long")
         except Exception:  # a damaged header makes Pillow's readers raise almost anything
-            self._refuse("must be a PNG, JPEG, WebP, GIF, BMP or TIFF picture, and its bytes are none of these")
+            self._refuse(STRANGE_TIFF if is_tiff(start) else NO_PICTURE)
 
     def _refuse(self, problem: str) -> Never:
         raise InvalidInput(f"{self.label} {problem}", param=self.name)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from PIL import Image
-from qwen_edit.pictures import regions
-from qwen_edit.pictures.images import PictureFile, flattened, judged
+from qwen_edit.pictures import decoder, regions
+from qwen_edit.pictures.images import PictureFile, judged
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """The whole picture as RGB; raises BadRequest."""
+    """The whole picture as sRGB; raises BadRequest."""
     with judged(data, "image"):
-        return flattened(PictureFile(data, "image", max_pixels).decoded()).convert("RGB")
+        file = PictureFile(data, "image", max_pixels)
+        return decoder.coloured(file, None, [file.size])[0]
 
 
 def decode_mask(data: bytes, max_pixels: int) -> Image.Image:

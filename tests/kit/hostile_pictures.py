@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from tests.kit.coloured_pictures import PROFILES
+
 SIDE = 64
 PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 EXIF = b"Exif\0\0"
@@ -495,5 +497,13 @@ EXPENSIVE: dict[str, Callable[[], bytes]] = {
     "tiff of shared planes": lambda: tiff_of_shared_planes(OTHERS_SIDE),
     "tiff of rows": lambda: tiff_of_rows(OTHERS_SIDE),
     "tiff of one strip": lambda: black("RGBA", 5_500, "TIFF", compression="tiff_lzw"),
+    "png with alpha and a profile": lambda: black("RGBA", OTHERS_SIDE, "PNG", icc_profile=PROFILES["adobe-rgb"]),
+    "tiff of ink": lambda: black("CMYK", OTHERS_SIDE, "TIFF", compression="tiff_lzw", icc_profile=PROFILES["press"]),
+    "jpeg of ink": lambda: black("CMYK", 4_500, "JPEG", icc_profile=PROFILES["press"]),
+    "avif": lambda: black("RGB", OTHERS_SIDE, "AVIF", speed=10),
+    "avif with alpha and a profile": lambda: black(
+        "RGBA", OTHERS_SIDE, "AVIF", speed=10, icc_profile=PROFILES["display-p3"]
+    ),
+    "jpeg without an end": lambda: black("RGB", 8_000, "JPEG")[:-2],
     "fax": lambda: black("1", OTHERS_SIDE, "TIFF", compression="group4"),
 }

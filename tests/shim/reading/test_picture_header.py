@@ -6,7 +6,10 @@ import contextlib
 import io
 import time
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+import tifffile
 from starlette.datastructures import UploadFile
 
 from shim.errors import InvalidInput
@@ -37,7 +40,6 @@ def check(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("make", "size"),
     [
-        (png_of_empty_chunks, 100_000),
         (jpeg_of_empty_segments, 1_000_000),
         (jpeg_of_exif_segments, 400),
         (jpeg_of_fractions, 1_000_000),
@@ -51,6 +53,35 @@ def test_a_header_that_goes_on_and_on_is_refused(make: Make, size: int) -> None:
     with pytest.raises(InvalidInput, match="image has a header that is too long"):
         check(data)
     assert time.thread_time() - started < CPU_SECONDS
+
+
+def test_of_a_png_no_more_is_read_than_its_size() -> None:
+    data = png_of_empty_chunks(100_000)
+    upload = io.BytesIO(data)
+    Picture("image", "image", UploadFile(upload, size=len(data))).check(MAX_PIXELS)
+    assert upload.tell() <= 64
+    with pytest.raises(InvalidInput, match="64x64"):
+        Picture("image", "image", UploadFile(upload, size=len(data))).check(64)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "photometric"),
+    [(np.zeros((32, 32, 3), np.float32), "rgb"), (np.zeros((32, 32), np.float16), "minisblack")],
+    ids=["RGB of floats", "half floats"],
+)
+def test_a_tiff_that_is_not_decoded_is_told_from_what_is_none(
+    pixels: npt.NDArray[np.generic], photometric: str
+) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric=photometric)
+    with pytest.raises(InvalidInput, match="image is a TIFF of a kind that is not decoded here: 8 bits of grey"):
+        check(file.getvalue())
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"msf1"])
+def test_a_phones_picture_that_is_not_decoded_is_named_with_what_to_do(brand: bytes) -> None:
+    with pytest.raises(InvalidInput, match="image is a HEIC picture, which is not decoded here: send it as JPEG"):
+        check(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(1000))
 
 
 @pytest.mark.parametrize("kind", LIGHT)

@@ -51,7 +51,7 @@ class CountedReads(io.BytesIO):
 def check_header(data: bytes) -> None:
     """Before Pillow reads them: a JPEG's segments, which it joins, and a TIFF's tags."""
     if data.startswith(b"\xff\xd8"):
-        _scans_of_jpeg(data)
+        scans_of_jpeg(data)
     elif problem := unreadable(io.BytesIO(data)):
         raise TooLaborious(f"it {problem}")
 
@@ -63,14 +63,14 @@ def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
             raise TooLaborious(f"it {problem}")
         scanned = _scanned_in_tiff(picture.tag_v2, data) if picture.info["compression"] == "jpeg" else 0
     elif picture.format in JPEGS:
-        scanned = picture.width * picture.height * _scans_of_jpeg(data)
+        scanned = picture.width * picture.height * scans_of_jpeg(data)
     else:
         return
     if scanned > MAX_SCANS * max_pixels:
         raise TooLaborious(f"its JPEG scans go over {scanned} pixels, at most {MAX_SCANS * max_pixels} are allowed")
 
 
-def _scans_of_jpeg(data: bytes) -> int:
+def scans_of_jpeg(data: bytes) -> int:
     markers = [marker for marker, _ in _markers(data, 0)]
     if any(ARITHMETIC.match(bytes([0xFF, marker])) for marker in markers):
         raise TooLaborious(ARITHMETIC_CODED)

@@ -26,10 +26,10 @@ from PIL import Image
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.pictures import regions
-from qwen_edit.pictures.images import PictureFile, flattened, judged
+from qwen_edit.pictures.images import PictureFile, flattened, has_transparency, judged, on_white
 
 READY = b"ready"
-NICENESS = 10  # the engine's steps go first
+NICENESS = 15  # the engine's steps go first
 CPU_SECONDS = 2.0  # for one picture
 MORE_SECONDS_PER_BYTE = 1 / 2**20  # of its file, after the first MiB
 MOST_CPU_SECONDS = 10.0
@@ -39,18 +39,28 @@ MEMORY_PER_BYTE = 4  # of its file
 PR_SET_PDEATHSIG = 1
 
 
-def coloured(picture: Image.Image, sizes: list[Size]) -> list[Image.Image]:
-    """As the pipelines resize their pictures."""
-    flat = flattened(picture)
+def coloured(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
+    """In sRGB, as the pipelines resize their pictures; colours are converted last, when there are fewest of them."""
+    picture, colours = file.decoded(needed_pixels), file.colours
+    if has_transparency(picture):
+        flat = on_white(picture, colours)
+    elif colours.mode:
+        flat = picture.convert(colours.mode)
+        return [colours.to_srgb(flat.resize(size, Image.Resampling.LANCZOS)) for size in sizes]
+    else:
+        flat = flattened(picture)
     return [flat.resize(size, Image.Resampling.LANCZOS).convert("RGB") for size in sizes]
 
 
-def region(picture: Image.Image, sizes: list[Size]) -> list[Image.Image]:
-    whole = regions.region(picture)
+def region(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
+    whole = regions.region(file.decoded(needed_pixels))
     return [regions.resized(whole, size) for size in sizes]
 
 
-RESULTS: dict[str, Callable[[Image.Image, list[Size]], list[Image.Image]]] = {"image": coloured, "mask": region}
+RESULTS: dict[str, Callable[[PictureFile, int | None, list[Size]], list[Image.Image]]] = {
+    "image": coloured,
+    "mask": region,
+}
 
 
 def cpu_seconds(file_bytes: int) -> float:
@@ -91,7 +101,7 @@ def _answer(parent: Connection, data: bytes, tensor: str, max_pixels: int, neede
     if not sizes:
         return
     with judged(data, tensor):
-        pixels = [picture.tobytes() for picture in RESULTS[tensor](file.decoded(needed_pixels), sizes)]
+        pixels = [picture.tobytes() for picture in RESULTS[tensor](file, needed_pixels, sizes)]
     parent.send_bytes(b"{}")
     for each in pixels:
         parent.send_bytes(each)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
-from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_header, check_work
+from qwen_edit.pictures import jpeg_end, png, tiff_kinds
+from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_header, check_work, scans_of_jpeg
+from qwen_edit.pictures.colour import Colours
+from qwen_edit.pictures.depth import BAND_PIXELS, Depth
 from qwen_edit.pictures.pixel_work import JPEGS, most_pixels
 from qwen_edit.request import MAX_ASPECT
 
 # Formats whose decoders are worth exposing to strangers.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,19 +36,29 @@ SIDEWAYS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
+ALLOWED = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF is allowed"
 SPARE = 4  # times the pixels that are needed: with less, the shrinking shows
-BAND_PIXELS = 2**20  # that are converted at a time
+
+tiff_kinds.register()
 
 
 class PictureFile:
     """An encoded picture; pixels are counted before any is decoded, which is done when they are asked for."""
 
     def __init__(self, data: bytes, tensor: str, max_pixels: int) -> None:
-        check_header(data)
-        self._picture = Image.open(CountedReads(data), formats=FORMATS)
+        chunks = png.read(data) if data.startswith(png.SIGNATURE) else None
+        self._data = chunks.data if chunks else data
+        check_header(self._data)
+        self._picture = Image.open(CountedReads(self._data), formats=FORMATS)
         allowed = most_pixels(self._picture.format, max_pixels)
         check_size(self._picture.size, tensor, allowed)
-        check_work(self._picture, data, allowed)
+        check_work(self._picture, self._data, allowed)
+        if chunks and chunks.transparency is not None:
+            self._picture.info["transparency"] = chunks.transparency
+        profile = chunks.profile if chunks else self._picture.info.get("icc_profile")
+        # Pillow has no mode for grey with alpha in 16 bits, and reads it as RGBA.
+        self.colours = Colours(profile, "LA" if chunks and chunks.is_grey else self._picture.mode)
+        self._depth = Depth(self._picture)
 
     @property
     def size(self) -> Size:
@@ -61,14 +74,39 @@ class PictureFile:
         """
         if needed_pixels and self._picture.format in JPEGS:
             self._shrink(SPARE * needed_pixels)
-        self._picture.load()
+        frame = self._frame()
+        self._load(needed_pixels)
         whole: Image.Image = self._picture
+        if self._depth.is_deep:
+            whole = self._depth.eight_bits(whole)
+        if frame:
+            whole = _alone(whole, frame)
         if self._turn is not None:
             whole = whole.transpose(self._turn)
         elif whole.format == "WEBP":  # whose decoder holds the picture two times more
             whole = whole.copy()
         del self._picture
         return whole
+
+    def _load(self, needed_pixels: int | None) -> None:
+        try:
+            self._picture.load()
+        except OSError:
+            if self._picture.format not in JPEGS or not (
+                data := jpeg_end.mended(self._data, scans_of_jpeg(self._data))
+            ):
+                raise
+            self._picture = Image.open(io.BytesIO(data), formats=JPEGS)
+            if needed_pixels:
+                self._shrink(SPARE * needed_pixels)
+            self._picture.load()
+
+    def _frame(self) -> tuple[int, int, int, int] | None:
+        """Of a GIF whose first picture does not fill its canvas, where it is: the rest is empty."""
+        if self._picture.format != "GIF" or not self._picture.tile:
+            return None
+        box = self._picture.tile[0].extents
+        return None if box is None or box == (0, 0, *self._picture.size) else box
 
     def _shrink(self, pixels: int) -> None:
         """To a half, a quarter or an eighth of each side, if that divides them and as many pixels are left."""
@@ -103,7 +141,7 @@ def judged(data: bytes, tensor: str) -> Iterator[None]:
         raise BadRequest(tensor, f"{len(data)} bytes, not a picture that is decoded here: {why}") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         what = "not a known kind of picture" if isinstance(error, UnidentifiedImageError) else "a damaged picture"
-        raise BadRequest(tensor, f"{len(data)} bytes, {what}: PNG, JPEG, WebP, GIF, BMP or TIFF is allowed") from None
+        raise BadRequest(tensor, f"{len(data)} bytes, {what}: {ALLOWED}") from None
 
 
 def check_size(size: tuple[int, int], tensor: str, max_pixels: int) -> None:
@@ -115,31 +153,33 @@ def check_size(size: tuple[int, int], tensor: str, max_pixels: int) -> None:
 
 
 def flattened(picture: Image.Image) -> Image.Image:
-    """As grey or RGB, transparency on white."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _from_deep_grey(picture)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _on_white(picture)
+    """As grey or RGB, transparency on white; its levels are what they are."""
+    if has_transparency(picture):
+        return on_white(picture, Colours(None, picture.mode))
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    """Band by band, as it takes several times the memory."""
+def has_transparency(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+
+
+def on_white(picture: Image.Image, colours: Colours) -> Image.Image:
+    """In sRGB, as browsers show it; band by band, as it takes several times the memory."""
     flat = Image.new("RGB", picture.size)
     rows = max(1, BAND_PIXELS // max(1, picture.width))
     for top in range(0, picture.height, rows):
-        band = picture.crop((0, top, picture.width, min(top + rows, picture.height))).convert("RGBA")
-        flat.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        pixels = band.convert("RGBA")
+        if colours.mode:
+            alpha = pixels.getchannel("A")
+            pixels = colours.to_srgb(pixels.convert(colours.mode))
+            pixels.putalpha(alpha)
+        flat.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), pixels).convert("RGB"), (0, top))
     return flat
 
 
-def _from_deep_grey(picture: Image.Image) -> Image.Image:
-    """16-bit and 32-bit grey: Pillow's own conversion clips at 255 instead of scaling."""
-    values = np.asarray(picture)
-    scale = 255.0 / (65535.0 if values.max(initial=0) > 255 else 255.0)
-    grey = np.empty(values.shape, np.uint8)
-    rows = max(1, BAND_PIXELS // max(1, picture.width))
-    for start in range(0, picture.height, rows):
-        scaled = np.nan_to_num(values[start : start + rows] * scale)
-        grey[start : start + rows] = scaled.clip(0, 255).round()
-    return Image.fromarray(grey)
+def _alone(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """What lies in the box, and nothing around it."""
+    canvas = Image.new("RGBA", picture.size)
+    canvas.paste(picture.convert("RGBA").crop(box), box[:2])
+    return canvas
