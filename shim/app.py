@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shim.context import RequestContext, State, answer_error
+from shim.context import PATH_CHARS, RequestContext, State, answer_error
 from shim.edits import edit_images
-from shim.errors import ShimError
+from shim.errors import ModelNotFound, ShimError
 from shim.guards.auth import authorize
 from shim.guards.body_limit import BodyLimit
 from shim.guards.cors import cors
@@ -27,6 +27,7 @@ from shim.guards.deadline import BodyDeadline
 from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
 from shim.guards.origin import SameOrigin
+from shim.guards.tidy_path import TidyPath
 from shim.health import health, ready
 from shim.limits import BODIES_IN_FLIGHT, SPOOLED_BODIES
 from shim.metrics import Metrics
@@ -54,6 +55,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
             Route("/metrics", serve_metrics),
             Route("/openapi.json", serve_description(settings)),
             Route("/v1/models", list_models),
+            Route("/v1/models/{model}", tell_model),
             *(Route(path, edit_images, methods=["POST"]) for path in EDIT_PATHS),
         ],
         middleware=_middleware(settings, metrics),
@@ -67,6 +69,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outside in."""
     return [
+        Middleware(TidyPath),
         Middleware(RequestContext, metrics=metrics),
         *cors(settings.cors_origins),
         Middleware(InternalErrors),
@@ -113,10 +116,20 @@ def serve_description(settings: Settings) -> Callable[[Request[State]], Awaitabl
 
 
 async def list_models(request: Request[State]) -> Response:
+    return JSONResponse({"object": "list", "data": [_model(request)]})
+
+
+async def tell_model(request: Request[State]) -> Response:
+    model, asked = _model(request), request.path_params["model"]
+    if asked != model["id"]:
+        raise ModelNotFound(f"There is no model {asked[:PATH_CHARS]!r} here, only {model['id']!r}", param="model")
+    return JSONResponse(model)
+
+
+def _model(request: Request[State]) -> dict[str, object]:
     settings = request.state["services"].settings
     authorize(request.headers, settings.api_key)
-    model = {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
-    return JSONResponse({"object": "list", "data": [model]})
+    return {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
 
 
 async def serve_metrics(request: Request[State]) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.dialect import Dialect, dialect_of
-from shim.errors import ANSWERS, ClientGone, ShimError, as_shim_error, error_response
+from shim.errors import ANSWERS, ClientGone, NotFound, ShimError, as_shim_error, error_response
 from shim.log import logger, one_line
 from shim.metrics import Metrics
 from shim.running.drain import Drain
@@ -63,10 +63,13 @@ class RequestContext:
 
 async def answer_error(request: Request[Any], raised: Exception) -> Response:
     error = as_shim_error(raised)
+    if isinstance(error, NotFound):
+        error.message = f"{request.method} {one_line(request.scope['path'][:PATH_CHARS])}: {error.message}"
     log_error(request, error)
     if isinstance(error, ClientGone):
         return Response(status_code=ANSWERS[ClientGone].status)
-    return error_response(error, dialect_of(request.scope))
+    # Of who asks for a path that does not exist, OpenAI's clients are the likelier.
+    return error_response(error, "openai" if isinstance(error, NotFound) else dialect_of(request.scope))
 
 
 def log_error(request: Request[Any], error: ShimError) -> None:

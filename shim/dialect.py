@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -11,15 +12,16 @@ from starlette.types import Scope
 
 Dialect = Literal["classic", "openai"]
 
+OPENAI_PATH = re.compile(r"/v1/(?!images/edits$)|/openai/")  # which no classic client asks for
 BATCH = "images"
 REFERENCES = ("image", "image[]")
 URLS = ("url", "url[]")
 
 
 def dialect_of(scope: Scope) -> Dialect:
-    """What the parts have said; before they were read, what the headers say."""
+    """What the parts have said; before they were read, what the headers say, or the path."""
     said: Dialect | None = scope["state"].get("dialect")
-    return said or dialect_of_headers(Headers(scope=scope))
+    return said or ("openai" if OPENAI_PATH.match(scope["path"]) else dialect_of_headers(Headers(scope=scope)))
 
 
 def hear_parts(scope: Scope, parts: Iterable[tuple[str, str | UploadFile]]) -> Dialect:

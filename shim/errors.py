@@ -5,9 +5,11 @@ ShimError
 ├── Unauthorized
 ├── Forbidden            a foreign web page, or a host name that is not the server's
 ├── NotFound
+├── ModelNotFound        the path names another model than the one that is served
 ├── MethodNotAllowed
 ├── BodyTimeout          the body came too slowly
 ├── PayloadTooLarge
+├── UnsupportedMediaType the body is compressed
 ├── QueueFull            the engine refused a new edit
 ├── ModelNotReady        Triton is away, loading, or broke off; or there is no room for the upload
 ├── GenerationTimeout
@@ -50,6 +52,9 @@ class Forbidden(ShimError): ...
 class NotFound(ShimError): ...
 
 
+class ModelNotFound(ShimError): ...
+
+
 class MethodNotAllowed(ShimError): ...
 
 
@@ -57,6 +62,9 @@ class BodyTimeout(ShimError): ...
 
 
 class PayloadTooLarge(ShimError): ...
+
+
+class UnsupportedMediaType(ShimError): ...
 
 
 class QueueFull(ShimError): ...
@@ -97,9 +105,11 @@ ANSWERS: dict[type[ShimError], Answer] = {
     ),
     Forbidden: Answer(403, "FORBIDDEN", "permission_error"),
     NotFound: Answer(404, "NOT_FOUND", "not_found_error"),
+    ModelNotFound: Answer(404, "model_not_found", "invalid_request_error"),  # OpenAI's own code
     MethodNotAllowed: Answer(405, "METHOD_NOT_ALLOWED", "invalid_request_error"),
     BodyTimeout: Answer(408, "BODY_TIMEOUT", "invalid_request_error", {"x-should-retry": "false"}),
     PayloadTooLarge: Answer(413, "PAYLOAD_TOO_LARGE", "invalid_request_error"),
+    UnsupportedMediaType: Answer(415, "UNSUPPORTED_MEDIA_TYPE", "invalid_request_error"),
     QueueFull: Answer(429, "QUEUE_FULL", "rate_limit_error", {"retry-after": "5"}),
     ClientGone: Answer(499, "CLIENT_GONE", "invalid_request_error"),
     GenerationError: Answer(500, "GENERATION_ERROR", "server_error", {"x-should-retry": "false"}),
@@ -117,7 +127,7 @@ def as_shim_error(error: Exception) -> ShimError:
         case ClientDisconnect():
             return ClientGone("The client closed the connection")
         case HTTPException(status_code=404):
-            return NotFound("No such path")
+            return NotFound("There is nothing at this path; pictures are edited by POST /v1/images/edits")
         case HTTPException(status_code=405):
             return MethodNotAllowed("This path does not take this method", headers=error.headers)
     return InternalError("Internal server error")

@@ -13,11 +13,13 @@ from shim.errors import (
     GenerationTimeout,
     InternalError,
     InvalidInput,
+    ModelNotFound,
     ModelNotReady,
     PayloadTooLarge,
     QueueFull,
     ShimError,
     Unauthorized,
+    UnsupportedMediaType,
 )
 from shim.health import VERSION
 from shim.limits import MAX_URL_CHARS
@@ -28,17 +30,19 @@ from shim.settings import Settings
 
 Schema = dict[str, Any]
 
-DEPLOYMENT = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Any."}
+MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+DEPLOYMENT = {**MODEL, "description": "Any."}
 REQUEST_ID = {"description": "The caller's own, if well formed, else a new one.", "schema": {"type": "string"}}
 EDIT_ERRORS = (
-    *(InvalidInput, Unauthorized, Forbidden, BodyTimeout, PayloadTooLarge, QueueFull, GenerationError, InternalError),
-    *(ModelNotReady, GenerationTimeout),
+    *(InvalidInput, Unauthorized, Forbidden, BodyTimeout, PayloadTooLarge, UnsupportedMediaType, QueueFull),
+    *(GenerationError, InternalError, ModelNotReady, GenerationTimeout),
 )
 ABOUT_EDITS = """\
 Two kinds of caller. Files named `images` are a batch: each is edited on its own, with `n` variants of each. Files named
 `image` or `image[]`, addresses in `url` or `url[]`, and the `images` of a JSON body are references of one edit with `n`
 outputs. Both kinds in one request are refused. Empty text is the same as a field left out; the last of a repeated
-field wins; unknown fields are ignored; `markup`, `svg` and `frame_count` are refused.
+field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_frames`, `layers`, `resolution` and
+`strength` are refused.
 
 Errors have the shape of the caller's kind: a string `error` beside `message`, or OpenAI's `error` object."""
 ABOUT_STREAMS = """\
@@ -55,7 +59,7 @@ def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Qwen-Image-Edit", "version": VERSION},
-        "paths": {**_probes(), "/v1/models": {"get": _models(settings)}, **paths},
+        "paths": {**_probes(), **_models(settings), **paths},
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {
@@ -84,8 +88,14 @@ def _probes() -> dict[str, Any]:
 
 
 def _models(settings: Settings) -> dict[str, Any]:
-    operation = _get("listModels", "The model that is served", _json("Models"), _errors([Unauthorized, Forbidden]))
-    return {**operation, "security": _security(settings)}
+    shut = [Unauthorized, Forbidden]
+    all_models = _get("listModels", "The model that is served", _json("Models"), _errors(shut))
+    one = _get("retrieveModel", "The same by its name", _json("Model"), _errors([*shut, ModelNotFound]))
+    security = {"security": _security(settings)}
+    return {
+        "/v1/models": {"get": all_models | security},
+        "/v1/models/{model}": {"get": one | security, "parameters": [MODEL]},
+    }
 
 
 def _edit(settings: Settings, index: int) -> dict[str, Any]:
@@ -256,8 +266,10 @@ def _schemas() -> dict[str, Schema]:
     return {
         "Health": _object(status={"const": "healthy"}, timestamp=text, version=text),
         "Ready": _object(status={"const": "ready"}, model_loaded={"const": True}, timestamp=text),
+        "Model": model,
         "Models": _object(object={"const": "list"}, data={"type": "array", "items": model}),
         "Images": _object(
+            {"num_inference_steps": {**count, "description": "Steps made, where they were asked for."}},
             created=count,
             data={"type": "array", "items": _object(b64_json=b64_json, seed=count), "minItems": 1},
             size={**text, "description": "WIDTHxHEIGHT, of the first."},

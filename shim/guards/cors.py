@@ -11,6 +11,8 @@ ALLOWED_HEADERS = (
     "authorization",
     "api-key",
     "content-type",
+    "openai-organization",
+    "openai-project",
     "x-request-id",
     "x-stainless-arch",
     "x-stainless-async",
@@ -39,5 +41,6 @@ def cors(origins: Sequence[str]) -> list[Middleware]:
             allow_methods=("GET", "POST"),
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
+            allow_private_network=True,
         )
     ]

@@ -11,11 +11,11 @@ from typing import Any
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
 
 from shim.dialect import BATCH, Dialect, hear_parts, is_json
-from shim.errors import InvalidInput
+from shim.errors import InvalidInput, UnsupportedMediaType
 from shim.guards.body_limit import content_length
 from shim.limits import MAX_RANDOM_SEED, MAX_SEED
 from shim.reading import fields
@@ -23,7 +23,7 @@ from shim.reading.fetch import fetch_all
 from shim.reading.fields import Given
 from shim.reading.form import Form
 from shim.reading.json_body import open_json
-from shim.reading.kinds import in_force
+from shim.reading.kinds import SHOWN_CHARS, in_force
 from shim.reading.multipart import open_multipart
 from shim.reading.pictures import Picture
 from shim.reading.spool import Spool, refused_when_full
@@ -77,6 +77,7 @@ async def read_edit(
 ) -> AsyncIterator[Edit]:
     """The request's edit, whose pictures can be read until the end. Heavy work is done in few `threads`."""
     headers = request.headers
+    _require_plain(headers)
     with refused_when_full(), spool.share() as share, ExitStack() as opened:
         declared = min(content_length(headers), settings.max_body_bytes)
         # The pictures of a JSON body are kept once more, decoded.
@@ -89,6 +90,12 @@ async def read_edit(
             # The texts of one PNG may unpack to 64 MB.
             await anyio.to_thread.run_sync(_check, edit.pictures, settings.max_input_pixels, limiter=threads)
             yield edit
+
+
+def _require_plain(headers: Headers) -> None:
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {coding[:SHOWN_CHARS]!r} is not taken: send the body as it is")
 
 
 def _check(pictures: tuple[Picture, ...], max_pixels: int) -> None:

@@ -19,7 +19,9 @@ from shim.reading.kinds import (
     Limit,
     Number,
     Schema,
+    Seed,
     Size,
+    Steps,
     Text,
 )
 from shim.settings import Settings
@@ -114,9 +116,9 @@ NEGATIVE_PROMPT: Field[str | None] = Field(
 )
 STEPS: Field[int | None] = Field(
     "num_inference_steps",
-    Integer(2, Limit("MAX_STEPS", lambda settings: settings.max_steps)),
+    Steps(2, Limit("MAX_STEPS", lambda settings: settings.max_steps)),
     None,
-    "Denoising steps. Left out: the model's own.",
+    "Denoising steps; 1 is made 2. Left out: the model's own.",
     also=("steps", "sampling_steps"),
     left_out=SERVERS,
 )
@@ -131,13 +133,13 @@ TRUE_CFG_SCALE: Field[float | None] = Field(
 )
 SEED: Field[int | None] = Field(
     "seed",
-    Integer(0, MAX_SEED),
+    Seed(MAX_SEED),
     None,
     "Variant i has the seed plus i. Left out: random, and reported.",
     note="variant i uses seed + i",
     left_out="random, reported",
 )
-OUTPUT_FORMAT: Field[str] = Field("output_format", Choice(OUTPUT_FORMATS), OUTPUT_FORMATS[0])
+OUTPUT_FORMAT: Field[str] = Field("output_format", Choice(OUTPUT_FORMATS, also={"jpg": "jpeg"}), OUTPUT_FORMATS[0])
 OUTPUT_COMPRESSION: Field[int] = Field("output_compression", Integer(0, 100), 100, "The quality of jpeg and webp.")
 RESPONSE_FORMAT: Field[str] = Field(
     "response_format", Choice(("b64_json",), {"url": "only b64_json is answered"}), "b64_json"
@@ -159,6 +161,10 @@ UNSUPPORTED = {
     "markup": "markup is not supported; say in the prompt what to change, or send a mask",
     "svg": "SVG output is not supported",
     "frame_count": "animations are not supported",
+    "num_frames": "animations are not supported",
+    "layers": "this model makes no layers",
+    "resolution": "this model takes no resolution; say it as size",
+    "strength": "this model takes no strength: it edits by the prompt; a mask keeps what is to stay",
 }
 
 OBEYED: tuple[Pictures | Field[object], ...] = (

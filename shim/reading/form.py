@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from shim.dialect import BATCH, REFERENCES, URLS
 from shim.errors import InvalidInput
 from shim.reading.fields import FIELDS, MASK, UNSUPPORTED
-from shim.reading.uploads import Part
+from shim.reading.uploads import Linked, Part
 
 MASKS = (*MASK.spellings, "mask[]")
 PICTURES = (BATCH, *REFERENCES, *MASKS)
@@ -28,7 +28,8 @@ REFUSED = {"images[]": AMBIGUOUS, **UNSUPPORTED}
 
 class Form:
     def __init__(self, parts: list[Part]) -> None:
-        refuse_indexed(name for name, _ in parts)
+        refuse_indexed(name for name, value in parts if isinstance(value, str))
+        _refuse_empty(parts)
         files = [(name, value) for name, value in parts if isinstance(value, UploadFile)]
         texts = [(name, value) for name, value in parts if isinstance(value, str)]
         for name, _ in texts:
@@ -42,6 +43,19 @@ class Form:
         self.batch = [upload for name, upload in files if name == BATCH]
         self.references = [upload for name, upload in files if name in REFERENCES + URLS]
         self.masks = [upload for name, upload in files if name in MASKS]
+
+
+def plain_name(name: str) -> str:
+    """Of a file: PHP numbers the members of a list, `image[0]`, `image[1]`."""
+    return INDEXED.sub(r"\1[]", name).replace("mask[]", "mask")
+
+
+def _refuse_empty(parts: list[Part]) -> None:
+    """An input that was left out has no filename; a file that has one and no bytes is a mistake of whoever made it."""
+    for part, value in parts:
+        if isinstance(value, UploadFile) and value.size == 0 and not isinstance(value, Linked):
+            name = part.removesuffix("[]")
+            raise InvalidInput(f"{name} is empty: the file has no bytes", param=name)
 
 
 def refuse_indexed(names: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from shim.reading.kinds import refuse
 from shim.reading.long_strings import LongStrings
 from shim.reading.uploads import Part, linked, spooled
 
+IMAGE = "image"  # the same, in the words of the form
 IMAGES = "images"  # references of one edit, unlike the form's files of this name
 KINDS = json_kinds()
 MAX_ESCAPED_BYTES = 2 * MAX_URL_CHARS  # some encoders write \/ for each slash of base64
@@ -41,7 +42,9 @@ def read_json(body: BinaryIO, opened: ExitStack) -> list[Part]:
     strings = LongStrings(body.read())
     given = {name: value for name, value in _parse(strings.rest).items() if value not in (None, "")}
     parts: list[Part] = list(_texts(given, strings))
-    images = given.get(IMAGES, [])
+    images = given.get(IMAGES, given.get(IMAGE, []))
+    if isinstance(images, str | dict):
+        images = [images]
     if not isinstance(images, list):
         _refuse(IMAGES, images, f"a list; each element is {SOURCE}")
     if not images:
@@ -81,18 +84,25 @@ def _texts(given: dict[str, Any], strings: LongStrings) -> Iterator[Part]:
                 _refuse(name, value, "a string")
             yield name, _well_formed(name, strings.original(name, value, MAX_TEXT_PART_BYTES))
         elif kind == "number":
-            if not isinstance(value, int | float) or isinstance(value, bool):
+            if not isinstance(value, int | float | str) or isinstance(value, bool):
                 _refuse(name, value, "a number")
-            yield name, str(value)
+            yield (
+                name,
+                _well_formed(name, strings.original(name, value, MAX_TEXT_PART_BYTES))
+                if isinstance(value, str)
+                else str(value),
+            )
         elif kind == "boolean":
-            if not isinstance(value, bool):
+            if not isinstance(value, bool | str):
                 _refuse(name, value, "true or false")
-            yield name, json.dumps(value)
+            yield name, value if isinstance(value, str) else json.dumps(value)
         elif name in UNSUPPORTED:
             yield name, json.dumps(value)  # whatever it holds, to be refused as in a form
 
 
 def _image_url(field: str, source: Any, strings: LongStrings) -> str:
+    if isinstance(source, str):
+        source = {"image_url": source}
     if not isinstance(source, dict):
         _refuse(field, source, SOURCE)
     given = {name for name in ("image_url", "file_id") if source.get(name) is not None}

@@ -20,7 +20,7 @@ SHOWN_CHARS = 80  # of a refused value
 
 INTEGER = re.compile(r"([+-]?[0-9]{1,20})(\.0{0,20})?")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})", re.IGNORECASE)
+SIZE = re.compile(r"([0-9]{1,6})[xX*×]([0-9]{1,6})")
 TRUE_WORDS = ("true", "1")
 FALSE_WORDS = ("false", "0")
 
@@ -94,6 +94,36 @@ class Integer(Kind[int]):
 
 
 @dataclass(frozen=True)
+class Steps(Integer):
+    """One step, with which benchmarks warm up, has no schedule: two are made."""
+
+    def read(self, name: str, value: str, settings: Settings) -> int:
+        match = INTEGER.fullmatch(value)
+        return self.low if match and int(match[1]) == 1 else super().read(name, value, settings)
+
+    def schema(self, settings: Settings) -> Schema:
+        return {**super().schema(settings), "minimum": 1}
+
+
+@dataclass(frozen=True)
+class Seed(Kind[int | None]):
+    """-1 is what many programs write for a random one."""
+
+    high: int
+    json: ClassVar[Json] = "number"
+
+    def read(self, name: str, value: str, settings: Settings) -> int | None:
+        found = Integer(-1, self.high).read(name, value, settings)
+        return None if found < 0 else found
+
+    def schema(self, settings: Settings) -> Schema:
+        return {"type": "integer", "minimum": -1, "maximum": self.high}
+
+    def values(self) -> str:
+        return f"0 to {self.high}, or -1 for a random one"
+
+
+@dataclass(frozen=True)
 class Number(Kind[float]):
     low: float
     high: float
@@ -133,8 +163,10 @@ class Boolean(Kind[bool]):
 class Choice(Kind[str]):
     allowed: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)  # words that deserve an explanation
+    also: Mapping[str, str] = field(default_factory=dict)  # other words for the same
 
     def read(self, name: str, value: str, settings: Settings) -> str:
+        value = self.also.get(value.lower(), value.lower())
         if value in self.refused:
             raise InvalidInput(f"{name}={value} is not supported: {self.refused[value]}", param=name)
         if value not in self.allowed:
@@ -190,7 +222,7 @@ class Size(Kind[tuple[int, int] | None]):
         """What the pattern cannot say is said in words, and to the page in numbers."""
         return {
             "type": "string",
-            "pattern": "^([0-9]+[xX][0-9]+|[aA][uU][tT][oO])$",
+            "pattern": "^([0-9]+[xX*×][0-9]+|[aA][uU][tT][oO])$",
             "description": f"WIDTHxHEIGHT or auto; sides from {MIN_SIDE} to {settings.max_side}, at most "
             f"{settings.max_pixels} pixels.",
             "x-sides": {"minimum": MIN_SIDE, "maximum": settings.max_side},

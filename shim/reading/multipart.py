@@ -12,9 +12,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from shim.dialect import URLS
 from shim.errors import InvalidInput
 from shim.limits import MAX_FIELDS, MAX_FILES, MAX_TEXT_PART_BYTES, MAX_TEXTS_BYTES, MAX_URL_CHARS
-from shim.reading.form import FILE_HINT, refuse_indexed
+from shim.reading.form import FILE_HINT, plain_name, refuse_indexed
 from shim.reading.uploads import Part
 
+MAX_PREAMBLE_BYTES = 2**14
 CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")  # other codecs raise errors of their own, or make surrogates
 
 
@@ -24,7 +25,7 @@ async def open_multipart(headers: Headers, chunks: AsyncGenerator[bytes, None]) 
     _require_multipart(headers)
     form = await _parse(headers, chunks)
     try:
-        yield [part for part in form.multi_items() if not _is_empty(part)]
+        yield [_plain(part) for part in form.multi_items() if not _is_left_out(part)]
     finally:
         await form.close()
 
@@ -39,7 +40,13 @@ class Parser(MultiPartParser):
     _text_bytes = 0
 
     def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition = part.content_disposition or b""
+        if b"filename*=" in disposition.lower() and b"filename=" not in disposition.lower():
+            # Starlette knows a file by the older parameter; what it is called matters to nobody.
+            part.content_disposition = disposition + b'; filename="file"'
         super().on_headers_finished()
+        _require_utf8(part.item_headers)
         self.max_part_size = MAX_URL_CHARS if self._current_part.field_name in URLS else MAX_TEXT_PART_BYTES
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -57,7 +64,7 @@ class Parser(MultiPartParser):
 async def _parse(headers: Headers, chunks: AsyncGenerator[bytes, None]) -> FormData:
     parser = Parser(
         headers,
-        chunks,
+        _from_first_boundary(headers, chunks),
         max_files=MAX_FILES,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_TEXT_PART_BYTES,
@@ -74,6 +81,32 @@ async def _parse(headers: Headers, chunks: AsyncGenerator[bytes, None]) -> FormD
     return form
 
 
+async def _from_first_boundary(headers: Headers, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Without the text that may stand in front of it (RFC 2046, 5.1.1)."""
+    boundary = b"--" + parse_options_header(headers.get("content-type", ""))[1].get(b"boundary", b"")
+    start = b"\r\n"
+    async for chunk in chunks:
+        start += chunk
+        place = start.find(b"\r\n" + boundary)
+        if place > MAX_PREAMBLE_BYTES or (place < 0 and len(start) > MAX_PREAMBLE_BYTES):
+            raise InvalidInput(f"The multipart body has no boundary in its first {MAX_PREAMBLE_BYTES} bytes")
+        if place >= 0:
+            yield start[place + 2 :]
+            break
+    else:
+        yield start[2:]
+    async for chunk in chunks:
+        yield chunk
+
+
+def _require_utf8(headers: list[tuple[bytes, bytes]]) -> None:
+    """Of a part; a file's own content type says nothing of text."""
+    for name, value in headers:
+        charset = parse_options_header(value)[1].get(b"charset", b"utf-8") if name == b"content-type" else b"utf-8"
+        if charset.lower() not in CHARSETS:
+            raise InvalidInput(f"charset of a part must be utf-8, got {charset.decode('latin-1')!r}")
+
+
 def _require_multipart(headers: Headers) -> None:
     kind, options = parse_options_header(headers.get("content-type", ""))
     if kind != b"multipart/form-data":
@@ -83,6 +116,12 @@ def _require_multipart(headers: Headers) -> None:
         raise InvalidInput(f"charset must be utf-8, got {options[b'charset'].decode('latin-1')!r}")
 
 
-def _is_empty(part: Part) -> bool:
+def _is_left_out(part: Part) -> bool:
+    """An empty text, or a file input of a browser in which none was chosen."""
     value = part[1]
-    return value == "" or (isinstance(value, UploadFile) and value.size == 0)
+    return value == "" or (isinstance(value, UploadFile) and value.size == 0 and not value.filename)
+
+
+def _plain(part: Part) -> Part:
+    name, value = part
+    return (plain_name(name), value) if isinstance(value, UploadFile) else part

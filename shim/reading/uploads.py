@@ -17,6 +17,7 @@ from shim.limits import MAX_URL_CHARS, SPOOL_BYTES
 
 SLICE_BYTES = 2**18  # decoded at a time, as a decoder holds up all threads
 HEAD_CHARS = 2**10  # of a data: URL before its comma
+STANDARD = bytes.maketrans(b"-_", b"+/")  # of the alphabet for URLs
 WHITESPACE = b" \t\r\n"  # `base64` on a command line wraps its lines
 
 Part = tuple[str, str | UploadFile]
@@ -87,9 +88,9 @@ def _decode(url: str, upload: Linked) -> None:
 def _decoded(encoded: bytes) -> Iterator[bytes]:
     rest = b""  # of a group of four
     for start in range(0, len(encoded), SLICE_BYTES):
-        text = rest + encoded[start : start + SLICE_BYTES].translate(None, WHITESPACE)
+        text = rest + encoded[start : start + SLICE_BYTES].translate(STANDARD, WHITESPACE)
         whole = len(text) // 4 * 4
         yield binascii.a2b_base64(text[:whole], strict_mode=True)
         rest = text[whole:]
-    if rest:
-        raise binascii.Error("not a multiple of four")
+    if rest:  # many encoders leave the padding out
+        yield binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)

@@ -154,6 +154,8 @@ export const WORDS = /** @type {const} */ ({
   "failure.PAYLOAD_TOO_LARGE": ["The pictures are too large", "图片太大"],
   "failure.QUEUE_FULL": ["The server is busy", "服务器繁忙"],
   "failure.UNAUTHORIZED": ["The API key is missing or wrong", "API 密钥缺失或错误"],
+  "failure.UNSUPPORTED_MEDIA_TYPE": ["The server does not accept this edit", "服务器不接受此次编辑"],
+  "failure.model_not_found": ["There is no image editing at this address", "此地址没有图片编辑服务"],
   "failure-answered": ["The server answered {status}", "服务器返回 {status}"],
   "failure-begun": ["The connection broke off", "连接中断"],
   "failure-begun-hint": ["The server went away before the edit was done.", "编辑尚未完成，服务器就断开了连接。"],

@@ -61,7 +61,7 @@ def test_a_long_path_is_logged_in_part(client: TestClient, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         client.get("/" + "a" * 5000)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "image_edit_server"]
-    assert line == f"GET /{'a' * 199}: 404 NOT_FOUND: No such path"
+    assert line.startswith(f"GET /{'a' * 199}: 404 NOT_FOUND: GET /{'a' * 199}: There is nothing at this path; ")
 
 
 @pytest.mark.parametrize("path", [path.format(model="gpt-image-1") for path in EDIT_PATHS])
@@ -75,7 +75,10 @@ def test_the_key_is_asked_for(serve: Serve, path: str) -> None:
     client = serve(API_KEY="secret")
     method = "POST" if path == EDITS else "GET"
     response = client.request(method, path)
-    assert classic_error(response) == (401, "UNAUTHORIZED")
+    if path == EDITS:
+        assert classic_error(response) == (401, "UNAUTHORIZED")
+    else:
+        assert openai_error(response) == (401, "UNAUTHORIZED", None)
     assert response.headers["www-authenticate"].startswith("Basic")
     wrong = client.request(method, path, headers={"authorization": "Bearer x"})
     assert openai_error(wrong) == (401, "UNAUTHORIZED", None)
@@ -98,8 +101,6 @@ def test_the_models_list_has_the_served_model(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/nothing", 404, "NOT_FOUND"),
-        ("POST", "/v1/images/edits/", 404, "NOT_FOUND"),
         ("GET", EDITS, 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/health", 405, "METHOD_NOT_ALLOWED"),
     ],
@@ -109,6 +110,37 @@ def test_framework_errors_speak_both_dialects(
 ) -> None:
     assert classic_error(client.request(method, path)) == (status, code)
     assert openai_error(client.request(method, path, headers=SDK)) == (status, code, None)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/openai/nothing"])
+def test_a_path_that_does_not_exist_is_told_with_what_does(client: TestClient, path: str) -> None:
+    response = client.post(path)
+    assert openai_error(response) == (404, "NOT_FOUND", None)
+    said = "There is nothing at this path; pictures are edited by POST /v1/images/edits"
+    assert response.json()["error"]["message"] == f"POST {path}: {said}"
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits/", "/v1//images/edits", "//v1/images//edits//", "/images/edits/"])
+def test_slashes_too_many_do_not_matter(client: TestClient, png: bytes, path: str) -> None:
+    response = client.post(f"http://testserver{path}", data={**PROMPT, "n": "11"}, files={"image": png})
+    assert openai_error(response) == (400, "INVALID_INPUT", "n")
+
+
+def test_a_model_is_told_by_its_name(serve: Serve) -> None:
+    client = serve(QWEN_MODEL_DIR="/models/Qwen-Image-Edit-2511", API_KEY="secret")
+    key = {"authorization": "Bearer secret"}
+    (listed,) = client.get("/v1/models", headers=key).json()["data"]
+    assert client.get("/v1/models/Qwen-Image-Edit-2511", headers=key).json() == listed
+    other = client.get("/v1/models/gpt-image-1", headers=key)
+    assert openai_error(other) == (404, "model_not_found", "model")
+    assert openai_error(client.get("/v1/models/gpt-image-1")) == (401, "UNAUTHORIZED", None)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "gzip, deflate"])
+def test_a_compressed_body_is_refused_by_its_coding(client: TestClient, png: bytes, coding: str) -> None:
+    response = client.post(EDITS, data=PROMPT, files={"image": png}, headers={"content-encoding": coding})
+    assert response.status_code == 415
+    assert f"Content-Encoding {coding!r} is not taken" in response.text
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_without_a_picture_part_the_headers_decide(parts: list[Part], by_headers
 
 
 def test_the_headers_speak_until_the_parts_have_spoken() -> None:
-    scope: Scope = {"type": "http", "headers": [(b"authorization", b"Bearer key")], "state": {}}
+    scope: Scope = {"type": "http", "path": "/", "headers": [(b"authorization", b"Bearer key")], "state": {}}
     assert dialect_of(scope) == "openai"
     assert scope["state"] == {}
     assert hear_parts(scope, [("images", upload())]) == "classic"

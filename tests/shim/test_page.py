@@ -44,7 +44,7 @@ def test_the_page_names_no_other_host_and_no_address_from_the_root() -> None:
 )
 def test_nothing_else_is_served(client: TestClient, path: str) -> None:
     response = client.get(path)
-    assert (response.status_code, response.json()["error"]) == (404, "NOT_FOUND")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js"])

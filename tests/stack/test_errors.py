@@ -125,7 +125,9 @@ def test_a_page_of_another_origin_is_forbidden_403(stack: Server, caller: Caller
 
 
 def test_an_unknown_path_is_not_found_404(stack: Server, caller: Caller) -> None:
-    assert refusal(caller.request("GET", f"{stack.url}/v1/nothing"), caller) == (404, "NOT_FOUND")
+    error = caller.request("GET", f"{stack.url}/v1/nothing").json()["error"]
+    assert (error["code"], error["param"]) == ("NOT_FOUND", None)
+    assert "pictures are edited by POST /v1/images/edits" in error["message"]
 
 
 def test_a_wrong_method_is_method_not_allowed_405(stack: Server, caller: Caller) -> None:

@@ -43,10 +43,9 @@ def test_a_picture_without_a_filename_is_refused_with_a_hint(name: str, param: s
     ("parts", "param"),
     [
         ([("image[0]", "137"), ("image[1]", "80")], "image"),
-        ([("images[0]", upload())], "images"),
         ([("mask[12]", "1")], "mask"),
     ],
-    ids=["a Buffer given to openai-node", "indexed files", "mask"],
+    ids=["a Buffer given to openai-node", "mask"],
 )
 def test_indexed_pictures_are_refused_with_a_hint(parts: list[Part], param: str) -> None:
     with pytest.raises(InvalidInput, match="toFile") as caught:

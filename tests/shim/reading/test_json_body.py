@@ -78,7 +78,7 @@ def test_null_and_empty_text_are_not_given(opened: ExitStack) -> None:
 
 
 def test_unknown_names_are_ignored(opened: ExitStack) -> None:
-    assert parse(opened, strength=[1, {"a": None}], image=7, url="https://a.example", **{"prompt[]": 5}).prompt == "p"
+    assert parse(opened, sharpness=[1, {"a": None}], image=7, url="https://a.example", **{"prompt[]": 5}).prompt == "p"
 
 
 @pytest.mark.parametrize("name", STRINGS)
@@ -90,14 +90,14 @@ def test_a_text_is_a_string(name: str, value: Any, opened: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["1", True, [1], {}])
-def test_a_number_is_no_string(name: str, value: Any, opened: ExitStack) -> None:
+@pytest.mark.parametrize("value", [True, [1], {}])
+def test_a_number_is_no_list(name: str, value: Any, opened: ExitStack) -> None:
     with pytest.raises(InvalidInput, match=f"^{name} must be a number, got '") as caught:
         parse(opened, **{name: value})
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize("value", ["true", 1, 0, []])
+@pytest.mark.parametrize("value", [1, 0, []])
 def test_a_boolean_is_true_or_false(value: Any, opened: ExitStack) -> None:
     with pytest.raises(InvalidInput, match=r"^stream must be true or false, got '") as caught:
         parse(opened, stream=value)
@@ -109,8 +109,8 @@ def test_a_boolean_is_true_or_false(value: Any, opened: ExitStack) -> None:
     [
         ({"images": []}, "images", "images is required"),
         ({"images": None}, "images", "images is required"),
-        ({"images": IMAGE}, "images", "must be a list"),
-        ({"images": ["https://a.example/b.png"]}, "images", "must be an object with image_url"),
+        ({"images": 7}, "images", "must be a list"),
+        ({"images": [7]}, "images", "must be an object with image_url"),
         ({"images": [{}]}, "images", "must be an object with image_url"),
         ({"images": [{"image_url": {"url": "x"}}]}, "images", "must be an object with image_url"),
         ({"images": [IMAGE, {"file_id": "file-1"}]}, "images", "file_id is not supported"),
@@ -124,7 +124,7 @@ def test_a_boolean_is_true_or_false(value: Any, opened: ExitStack) -> None:
         ({"prompt": None}, "prompt", "prompt is required"),
         ({"prompt": "half \ud83d"}, "prompt", "lone surrogate"),
         ({"n": 2.5}, "n", "n must be an integer from 1 to 10, got '2.5'"),
-        ({"seed": -1}, "seed", "from 0 to"),
+        ({"seed": -2}, "seed", "from -1 to"),
         ({"cfg": 1e300}, "cfg", "from 0 to 20"),
         ({"svg": {"model": "x"}}, "svg", "not supported"),
         ({"markup": IMAGE}, "markup", "not supported"),

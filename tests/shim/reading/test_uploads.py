@@ -59,7 +59,7 @@ def test_an_http_address_is_kept_for_later(address: str) -> None:
         ("data:image/png;base64", "must be base64"),
         ("data:image/svg+xml;utf8,<svg/>", "must be base64"),
         ("data:image/png;base64,", "is empty"),
-        ("data:image/png;base64,aGVsbG8", "damaged"),
+        ("data:image/png;base64,aGVsbG8aa", "damaged"),
         ("data:image/png;base64,aGVs!G8=", "damaged"),
         ("data:image/png;base64,aGVsbG8=aGVs", "damaged"),
         ("data:image/png;base64,日本", "damaged"),
