@@ -41,8 +41,8 @@ ABOUT_EDITS = """\
 Two kinds of caller. Files named `images` are a batch: each is edited on its own, with `n` variants of each. Files named
 `image` or `image[]`, addresses in `url` or `url[]`, and the `images` of a JSON body are references of one edit with `n`
 outputs. Both kinds in one request are refused. Empty text is the same as a field left out; the last of a repeated
-field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_frames`, `layers`, `resolution` and
-`strength` are refused.
+field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_frames`, `layers` and `resolution` are
+refused.
 
 Errors have the shape of the caller's kind: a string `error` beside `message`, or OpenAI's `error` object."""
 ABOUT_STREAMS = """\

@@ -164,7 +164,6 @@ UNSUPPORTED = {
     "num_frames": "animations are not supported",
     "layers": "this model makes no layers",
     "resolution": "this model takes no resolution; say it as size",
-    "strength": "this model takes no strength: it edits by the prompt; a mask keeps what is to stay",
 }
 
 OBEYED: tuple[Pictures | Field[object], ...] = (

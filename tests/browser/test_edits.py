@@ -296,7 +296,7 @@ async def test_what_is_missing_is_said_where_it_is_missing(stack: Server, visit:
     await expect(prompt).to_have_accessible_description("Say what should change.")
     await playground.say("x")
     await expect(page.get_by_text("Say what should change.")).to_be_hidden()
-    await playground.set(Steps=1)
+    await playground.set(Steps=0)
     await page.locator("#more").evaluate("details => { details.open = false; }")
     await playground.start()
     await expect(page.get_by_label("Steps")).to_be_focused()
@@ -308,7 +308,7 @@ async def test_the_form_takes_the_servers_limits(stack: Server, visit: Visit) ->
     with serve_shim(f"http://{stack.triton_http}", **limits) as shim:
         playground = await visit(shim.url)
     page = playground.page
-    ranges = {"Width": (64, 800), "Height": (64, 800), "Steps": (2, 7), "Variants": (1, 10), "Guidance": (0, 20)}
+    ranges = {"Width": (64, 800), "Height": (64, 800), "Steps": (1, 7), "Variants": (1, 10), "Guidance": (0, 20)}
     for label, (minimum, maximum) in ranges.items():
         await expect(page.get_by_label(label, exact=True)).to_have_attribute("min", str(minimum))
         await expect(page.get_by_label(label, exact=True)).to_have_attribute("max", str(maximum))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 
 Photo = Callable[[str], bytes]
 STEPS = "qwen_edit_steps_total"
-LONG = 60  # steps
+LONG = 100  # steps: as many as the server takes, so that all are under way while one Triton is drained
 NOBODY_TOOK_IT = "Triton broke off after step 0, to be sent again: status 503: no Triton takes edits now"
 
 

@@ -149,6 +149,13 @@ class Answer:
         return self.outcome_given
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
 def run_in_segments(engine: Engine, requests: list[EditRequest], segments: int) -> tuple[list[int], list[float]]:
     """Sends the requests 50 ms apart, each in so many segments; the order they ended in, and their latencies."""
     ended = [0.0] * len(requests)

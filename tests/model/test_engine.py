@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
 
 from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
-from tests.kit.in_process import run_in_segments
+from tests.kit.in_process import run_in_segments, wait_until
 
 BOUND = 1e-4
 
@@ -38,13 +37,6 @@ def engine(pipeline: Any) -> Iterator[TestEngine]:
 @pytest.fixture
 def cat(photo: Callable[[str], bytes]) -> bytes:
     return photo("cat")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
 
 
 def test_a_short_edit_that_arrives_later_finishes_first_and_the_long_one_misses_no_step(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from qwen_edit.worker import PipelineWorker
 
 from tests.kit import stock
 from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.in_process import Answer, wait_until
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
 FAMILIES = ("edit", "plus", "plus-2511")
@@ -142,10 +142,7 @@ def test_each_edit_of_any_crowd_has_the_latents_of_diffusers(
         all_are_there = threading.Event()
         engine.worker.before_step = lambda: all_are_there.wait(60)
         answers = [engine.submit(request) for request in requests]
-        deadline = time.monotonic() + 60
-        while engine.worker.prepared < len(requests):
-            assert time.monotonic() < deadline, "waited in vain"
-            time.sleep(0.001)
+        wait_until(lambda: engine.worker.prepared == len(requests), seconds=60)
         all_are_there.set()
         for answer in answers:
             answer.wait()
@@ -214,10 +211,8 @@ def test_an_edit_among_seven_strangers_equals_its_own_solo_run(pipeline: Any, ph
         solo = [alone.latents(request) for request in requests]
         assert max(jobs for jobs, _ in alone.watch.batches) == 1
     with engine_on(pipeline) as engine:
-        answers = []
-        for request in requests:
-            answers.append(engine.submit(request))
-            _let_it_step(engine)
+        submit_at_other_phases = _at_other_phases(engine, len(requests))
+        answers = [submit_at_other_phases(request) for request in requests]
         for answer in answers:
             answer.wait()
         assert max(jobs for jobs, _ in engine.watch.batches) >= 4, "the edits were meant to share forwards"
@@ -225,12 +220,22 @@ def test_an_edit_among_seven_strangers_equals_its_own_solo_run(pipeline: Any, ph
             assert difference(engine.final_latents[request.id], reference) <= BOUND
 
 
-def _let_it_step(engine: TestEngine) -> None:
-    """Until one more step is made, so that the next edit joins at another phase."""
-    seen = len(engine.watch.batches)
-    deadline = time.monotonic() + 10
-    while len(engine.watch.batches) == seen and time.monotonic() < deadline:
-        time.sleep(0.0005)
+def _at_other_phases(engine: TestEngine, edits: int) -> Callable[[EditRequest], Answer]:
+    """Submits each edit during another step, which waits until it is prepared: it joins the next, on any machine."""
+    begun: list[None] = []
+
+    def begin_step() -> None:
+        begun.append(None)
+        wait_until(lambda: engine.worker.prepared >= min(len(begun), edits))
+
+    def submit(request: EditRequest) -> Answer:
+        number = len(begun)
+        answer = engine.submit(request)
+        wait_until(lambda: len(begun) > number)
+        return answer
+
+    engine.worker.before_step = begin_step
+    return submit
 
 
 # Each makes one thing wrong that a rewrite could make wrong.

@@ -24,7 +24,7 @@ BOTH = {
     *("input_fidelity", "background", "moderation", "safety_identifier", "complexity"),
 }
 FORM_ONLY = {"image", "image[]", "url", "url[]"}
-REFUSED = ("markup", "svg", "frame_count", "num_frames", "layers", "resolution", "strength")
+REFUSED = ("markup", "svg", "frame_count", "num_frames", "layers", "resolution")
 MULTIPART, JSON = "multipart/form-data", "application/json"
 
 

@@ -114,7 +114,8 @@ def test_a_missing_or_wrong_key_is_unauthorized_401(strict: Server, caller: Call
     for headers in ({}, wrong, {"authorization": "Basic ?"}):
         for method, path in (("POST", "/v1/images/edits"), ("GET", "/v1/models")):
             response = caller.request(method, f"{strict.url}{path}", headers=headers)
-            assert refusal(response, caller) == (401, "UNAUTHORIZED")
+            asked_as = caller if path.endswith("edits") else Caller("openai", caller.photo)  # whoever asks for models
+            assert refusal(response, asked_as) == (401, "UNAUTHORIZED")
             assert response.headers["www-authenticate"].startswith("Basic realm=")
 
 
@@ -134,6 +135,19 @@ def test_a_wrong_method_is_method_not_allowed_405(stack: Server, caller: Caller)
     response = caller.request("GET", f"{stack.url}/v1/images/edits")
     assert refusal(response, caller) == (405, "METHOD_NOT_ALLOWED")
     assert "POST" in response.headers["allow"]
+
+
+def test_another_model_is_model_not_found_404(stack: Server, caller: Caller) -> None:
+    response = caller.request("GET", f"{stack.url}/v1/models/another")
+    assert refusal(response, Caller("openai", caller.photo)) == (404, "model_not_found")
+    assert not may_be_retried(response)
+
+
+def test_a_compressed_body_is_unsupported_media_type_415(stack: Server, caller: Caller) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "gzip"}
+    response = caller.request("POST", f"{stack.url}/v1/images/edits", data=b"x", headers=headers)
+    assert refusal(response, caller) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert not may_be_retried(response)
 
 
 def test_a_large_body_is_payload_too_large_413(strict: Server, caller: Caller) -> None:
