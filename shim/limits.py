@@ -19,6 +19,7 @@ MAX_REDIRECTS = 3
 FETCH_SECONDS = 20.0  # for one picture, redirects included
 MAX_PROMPT_CHARS = 32_000
 MIN_SIDE = 64  # pixels
+SOURCE_SIZE = (-1, -1)  # what the model takes for the size `source`
 MAX_ASPECT = 8  # longer side over shorter side of an input picture
 MAX_SEED = 2**63 - 1
 MAX_RANDOM_SEED = 2**32 - 1

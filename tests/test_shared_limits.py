@@ -7,6 +7,7 @@ import re
 
 import pytest
 from qwen_edit import request, settings
+from qwen_edit.families import family
 from qwen_edit.pictures import images, regions
 
 from shim import context, limits
@@ -27,7 +28,8 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
     ("shim", "model"),
     [
         (limits.MAX_PROMPT_CHARS, request.MAX_PROMPT_CHARACTERS),
-        (limits.MIN_SIDE, request.MIN_SIDE),
+        (limits.MIN_SIDE, settings.MIN_SIDE),
+        (limits.SOURCE_SIZE, family.SOURCE),
         (limits.MAX_ASPECT, request.MAX_ASPECT),
         (limits.MAX_CFG_SCALE, request.MAX_TRUE_CFG_SCALE),
         (limits.MAX_SEED, settings.MAX_SEED),
@@ -39,7 +41,7 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
         (SHIM.max_steps, MODEL.steps),
     ],
     ids=[
-        *("characters of a prompt", "shortest side", "aspect ratio", "guidance", "largest seed", "formats"),
+        *("characters of a prompt", "shortest side", "source", "aspect ratio", "guidance", "largest seed", "formats"),
         *("input pixels", "references", "longest side", "output pixels", "steps"),
     ],
 )

@@ -17,7 +17,12 @@ from checkpoints.architectures import SCHEDULER_CONFIG
 from checkpoints.demo import autoencoder, transformer
 from checkpoints.demo.text import build_text_encoder
 
-SERVING_DEFAULTS = {"num_inference_steps": 8, "true_cfg_scale": 1.0, "reference_area": 256 * 256}
+SERVING_DEFAULTS = {
+    "num_inference_steps": 8,
+    "true_cfg_scale": 1.0,
+    "reference_area": 256 * 256,
+    "one_area": True,
+}
 
 
 def write_demo_checkpoint(folder: Path) -> None:

@@ -109,14 +109,15 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
     given = Given(form.texts, settings)
     given.check(fields.RESPONSE_FORMAT, *fields.CHECKED)
     images = _images(form, dialect, settings)
+    mask = _mask(form, dialect, len(images))
     return Edit(
         dialect=dialect,
         prompt=_prompt(given),
         negative_prompt=given[fields.NEGATIVE_PROMPT],
         images=images,
-        mask=_mask(form, dialect, len(images)),
+        mask=mask,
         variants=_variants(given, dialect, len(images), settings),
-        size=given[fields.SIZE] if given.text(fields.SIZE) else default_size(dialect, settings),
+        size=_size(given, dialect, settings, masked=mask is not None),
         steps=given[fields.STEPS],
         true_cfg_scale=given[fields.TRUE_CFG_SCALE],
         seed=_seed(given),
@@ -182,8 +183,11 @@ def _variants(given: Given, dialect: Dialect, images: int, settings: Settings) -
     return variants
 
 
-def default_size(dialect: Dialect, settings: Settings) -> tuple[int, int] | None:
-    return classic_size(settings) if dialect == "classic" else None
+def _size(given: Given, dialect: Dialect, settings: Settings, *, masked: bool) -> tuple[int, int] | None:
+    """Left out by a classic caller: square, but of the picture's shape where a mask has that too."""
+    if given.text(fields.SIZE):
+        return given[fields.SIZE]
+    return classic_size(settings) if dialect == "classic" and not masked else None
 
 
 def classic_size(settings: Settings) -> tuple[int, int]:

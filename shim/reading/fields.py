@@ -108,8 +108,8 @@ SIZE: Field[tuple[int, int] | None] = Field(
     "size",
     Size(),
     None,
-    "Rounded down to what the model can make; the answer says.",
-    left_out="classic 1024x1024, OpenAI `auto`",
+    "Answered exactly. `source`: the first picture's own size, or the largest of its shape; the answer says.",
+    left_out="classic 1024x1024, OpenAI or with a mask `auto`",
 )
 NEGATIVE_PROMPT: Field[str | None] = Field(
     "negative_prompt", Text(0, MAX_PROMPT_CHARS), None, "What to avoid.", left_out=SERVERS, trimmed=False

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, Never, TypeVar
 
 from shim.errors import InvalidInput
-from shim.limits import MIN_SIDE
+from shim.limits import MIN_SIDE, SOURCE_SIZE
 from shim.settings import Settings
 
 SHOWN_CHARS = 80  # of a refused value
@@ -203,17 +203,19 @@ class Text(Kind[str]):
 
 @dataclass(frozen=True)
 class Size(Kind[tuple[int, int] | None]):
-    """`auto` is None: the model's own."""
+    """`auto` is None: the model's own; `source` is SOURCE_SIZE."""
 
     def read(self, name: str, value: str, settings: Settings) -> tuple[int, int] | None:
         if value.lower() == "auto":
             return None
+        if value.lower() == "source":
+            return SOURCE_SIZE
         match = SIZE.fullmatch(value)
         if not match:
-            refuse(name, value, "WIDTHxHEIGHT or auto")
+            refuse(name, value, "WIDTHxHEIGHT, auto or source")
         width, height = int(match[1]), int(match[2])
         if not all(MIN_SIDE <= side <= settings.max_side for side in (width, height)):
-            refuse(name, value, f"WIDTHxHEIGHT with sides from {MIN_SIDE} to {settings.max_side}, or auto")
+            refuse(name, value, f"WIDTHxHEIGHT with sides from {MIN_SIDE} to {settings.max_side}, auto or source")
         if width * height > settings.max_pixels:
             refuse(name, value, f"at most {settings.max_pixels} pixels")
         return width, height
@@ -222,15 +224,15 @@ class Size(Kind[tuple[int, int] | None]):
         """What the pattern cannot say is said in words, and to the page in numbers."""
         return {
             "type": "string",
-            "pattern": "^([0-9]+[xX*×][0-9]+|[aA][uU][tT][oO])$",
-            "description": f"WIDTHxHEIGHT or auto; sides from {MIN_SIDE} to {settings.max_side}, at most "
+            "pattern": "^([0-9]+[xX*×][0-9]+|[aA][uU][tT][oO]|[sS][oO][uU][rR][cC][eE])$",
+            "description": f"WIDTHxHEIGHT, auto or source; sides from {MIN_SIDE} to {settings.max_side}, at most "
             f"{settings.max_pixels} pixels.",
             "x-sides": {"minimum": MIN_SIDE, "maximum": settings.max_side},
             "x-pixels": {"maximum": settings.max_pixels},
         }
 
     def values(self) -> str:
-        return f"`WIDTHxHEIGHT`, {MIN_SIDE} to {MAX_SIDE} a side, at most {MAX_PIXELS}; or `auto`"
+        return f"`WIDTHxHEIGHT`, {MIN_SIDE} to {MAX_SIDE} a side, at most {MAX_PIXELS}; `auto` or `source`"
 
 
 @dataclass(frozen=True)

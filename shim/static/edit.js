@@ -36,7 +36,8 @@ export const sourceOf = (edit, index) => edit.pictures[edit.part === "images" ? 
  * @param {Edit} edit
  */
 export const keepsShape = (edit) =>
-  edit.fields.size === "auto" && (edit.part === "images" || edit.pictures.length === 1 || Boolean(edit.mask));
+  edit.fields.size === "source" ||
+  (edit.fields.size === "auto" && (edit.part === "images" || edit.pictures.length === 1 || Boolean(edit.mask)));
 
 /**
  * The seed in full: JSON has rounded a large one.

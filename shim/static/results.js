@@ -119,7 +119,7 @@ export class Results {
  * @returns {[width: number, height: number]}
  */
 function expectedSides(edit, index) {
-  if (edit.fields.size !== "auto") return sidesOf(edit.fields.size);
+  if (!["auto", "source"].includes(edit.fields.size)) return sidesOf(edit.fields.size);
   const { width, height } = sourceOf(edit, index);
   return width ? [width, height] : [1, 1];
 }

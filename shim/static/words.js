@@ -44,6 +44,7 @@ export const WORDS = /** @type {const} */ ({
   "size-free": ["Other …", "自定义…"],
   "size-height": ["Height", "高度"],
   "size-large": ["Width times height may be at most {pixels} pixels.", "宽度 × 高度不得超过 {pixels} 像素。"],
+  "size-source": ["As the picture", "与原图相同"],
   "size-width": ["Width", "宽度"],
   "count": ["Variants", "生成数量"],
 

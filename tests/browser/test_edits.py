@@ -329,7 +329,7 @@ async def test_only_sizes_that_the_server_makes_are_offered(stack: Server, visit
         playground = await visit(shim.url)
     offered = playground.page.locator("#size option:enabled")
     sizes = ["256 × 256", "512 × 512", "1216 × 832, 3:2", "832 × 1216, 2:3"]
-    assert await offered.all_inner_texts() == ["Automatic", *sizes, "Other …"]
+    assert await offered.all_inner_texts() == ["As the picture", "Automatic", *sizes, "Other …"]
 
 
 async def test_a_file_that_is_no_picture_is_refused_in_words(stack: Server, visit: Visit, tmp_path: Path) -> None:

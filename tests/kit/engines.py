@@ -46,10 +46,11 @@ class TestEngine:
 
     def __init__(
         self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
-        max_batch_tokens: int = 100_000, blame: Blame | None = None, **options: Any,
+        max_batch_tokens: int = 100_000, blame: Blame | None = None, one_area: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         self.pipeline = Pipeline(parts, devices)
-        self.sizes = Sizes(self.pipeline.family, reference_area, self.pipeline.token_pixels)
+        token_pixels = self.pipeline.token_pixels
+        self.sizes = Sizes(self.pipeline.family, reference_area, token_pixels, one_area=one_area)
         self.watch = Watch()
         self.process_ended = threading.Event()
         settings: dict[str, Any] = {"cache_bytes": 2**24, "mrope": False}

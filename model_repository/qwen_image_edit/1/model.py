@@ -69,12 +69,15 @@ class TritonPythonModel:
             from qwen_edit.engine import Engine
             from qwen_edit.loading.load import instance_device, load
             from qwen_edit.pictures.decoders import Decoders
+            from qwen_edit.pictures.images import SPARE
             from qwen_edit.worker import PipelineWorker
 
             device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
             loaded = load(checkpoint, settings, device)
             limits = settings.limits
-            decoders = Decoders(limits.input_pixels, max(limits.pixels, loaded.sizes.reference_area))
+            sizes = loaded.sizes
+            needed_pixels = max(limits.pixels, sizes.reference_area, sizes.answer_pixels // SPARE)
+            decoders = Decoders(limits.input_pixels, needed_pixels)
         except (LoadError, NotPrivate) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._cancellations = Cancellations(self._folder / "cancelled")

@@ -19,6 +19,6 @@ def test_a_picture_takes_positions_from_the_text_by_half_its_longest_side_in_tok
     checkpoint: Callable[[str], Path], token_pixels: int, positions: int
 ) -> None:
     prompts = Prompts(Pipeline(load_pipeline(checkpoint("plus"))))
-    geometry = Geometry(output=(256, 64), references=(), conditions=(), token_pixels=token_pixels)
+    geometry = Geometry(answer=(256, 64), output=(256, 64), references=(), conditions=(), token_pixels=token_pixels)
     with pytest.raises(BadRequest, match=f"prompt: .* at most {positions} are allowed"):
         prompts.prompt("x y " * 6000, [], geometry, "prompt")

@@ -144,7 +144,14 @@ def test_n_0_is_not_given_in_the_openai_dialect_only() -> None:
 
 @pytest.mark.parametrize(
     ("given", "size"),
-    [("64x2048", (64, 2048)), ("1536x1536", (1536, 1536)), ("100X200", (100, 200)), ("auto", None), ("AUTO", None)],
+    [
+        ("64x2048", (64, 2048)),
+        ("1536x1536", (1536, 1536)),
+        ("100X200", (100, 200)),
+        ("auto", None),
+        ("AUTO", None),
+        ("source", (-1, -1)),
+    ],
 )
 @pytest.mark.parametrize("dialect", ["classic", "openai"])
 def test_sizes(given: str, size: tuple[int, int] | None, dialect: Dialect) -> None:
@@ -267,7 +274,9 @@ def test_bad_parts_are_refused_by_name(parts: list[Part], param: str, says: str)
 
 
 def test_a_mask_goes_with_one_classic_image_or_several_references() -> None:
-    assert parse([("prompt", "p"), ("images", upload()), ("mask", upload())]).mask
+    classic = parse([("prompt", "p"), ("images", upload()), ("mask", upload())])
+    assert classic.mask
+    assert classic.size is None, "a square has not the shape of the mask"
     assert parse([("prompt", "p"), ("image[]", upload()), ("image[]", upload()), ("mask[]", upload())]).mask
 
 

@@ -42,8 +42,8 @@ def test_the_documents_rows_tell_bounds_by_the_settings_names() -> None:
     assert rows["`num_inference_steps`, `steps`, `sampling_steps`"] == ("2 to `MAX_STEPS`", "the server's")
     assert rows["`n`"] == ("1 to 10; at most `MAX_OUTPUTS_PER_REQUEST` outputs in all", "1")
     assert rows["`size`"] == (
-        "`WIDTHxHEIGHT`, 64 to `MAX_SIDE` a side, at most `MAX_PIXELS`; or `auto`",
-        "classic 1024x1024, OpenAI `auto`",
+        "`WIDTHxHEIGHT`, 64 to `MAX_SIDE` a side, at most `MAX_PIXELS`; `auto` or `source`",
+        "classic 1024x1024, OpenAI or with a mask `auto`",
     )
     assert rows["`output_format`"] == ("`png`, `jpeg`, `webp`", "`png`")
     assert rows["`stream`"] == ("true or false", "false")

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
-from qwen_edit.settings import MAX_SEED, Limits
+from qwen_edit.families.family import SOURCE, Size
+from qwen_edit.settings import MAX_SEED, MIN_SIDE, Limits
 
 Array = npt.NDArray[Any]
 
 MAX_PROMPT_CHARACTERS = 32_000
-MIN_SIDE = 64  # pixels
 MAX_ASPECT = 8  # longer side over shorter side
 MAX_TRUE_CFG_SCALE = 20.0
 MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
@@ -67,7 +67,7 @@ class EditRequest:
     prompt: str
     negative_prompt: str  # empty: no guidance
     mask: bytes | None  # encoded
-    size: tuple[int, int] | None  # width, height in pixels; None: chosen from the references
+    size: Size | None  # of the answer; None: chosen from the references; SOURCE: the first one's own
     num_inference_steps: int
     true_cfg_scale: float
     seed: int
@@ -188,15 +188,20 @@ def _mask(values: Mapping[str, Array]) -> bytes | None:
     return _bytes("mask", values["mask"][0]) or None
 
 
-def _size(values: Mapping[str, Array], limits: Limits) -> tuple[int, int] | None:
+def _size(values: Mapping[str, Array], limits: Limits) -> Size | None:
     if "size" not in values:
         return None
     width, height = (int(side) for side in values["size"])
     if (width, height) == (0, 0):
         return None
+    if (width, height) == SOURCE:
+        return SOURCE
     given = f"{width}x{height}"
     if not (MIN_SIDE <= width <= limits.side and MIN_SIDE <= height <= limits.side):
-        raise BadRequest("size", f"{given}: {MIN_SIDE} to {limits.side} pixels a side are allowed, or 0 0 for auto")
+        raise BadRequest(
+            "size",
+            f"{given}: {MIN_SIDE} to {limits.side} pixels a side are allowed, 0 0 for auto, or -1 -1 for the source's",
+        )
     if width * height > limits.pixels:
         raise BadRequest("size", f"{given} is {width * height} pixels: at most {limits.pixels} are allowed")
     if max(width, height) > MAX_ASPECT * min(width, height):

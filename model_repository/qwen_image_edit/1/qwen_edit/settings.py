@@ -26,6 +26,7 @@ from qwen_edit.settings_grammar import (
 )
 
 MAX_SEED = 2**63 - 1
+MIN_SIDE = 64  # pixels
 
 
 @dataclass(frozen=True)

@@ -111,16 +111,16 @@ class PipelineWorker:
         self._denoiser.step([job.state for job in jobs], rows_per_forward=rows_per_forward)
 
     def decode(self, job: Job) -> Result:
-        state, size, pipeline = job.state, job.geometry.output, self._pipeline
+        state, geometry, pipeline = job.state, job.geometry, self._pipeline
         latents = state.latents.cpu().numpy()
         if not np.isfinite(latents).all():
             raise Failed("the model produced NaN or infinite values for this edit")
         if job.finished:
-            image, mask = decoding.picture(pipeline, state.latents, size), job.prepared.mask
+            image, mask = decoding.picture(pipeline, state.latents, geometry), job.prepared.mask
             return Result(image=mask.composite(image, pipeline.latent_pixels) if mask else image)
         if state.clean is None:
             return Result(latents=latents)
-        return Result(latents=latents, preview=decoding.preview(pipeline, state.clean, size, job.request.preview))
+        return Result(latents=latents, preview=decoding.preview(pipeline, state.clean, geometry, job.request.preview))
 
     def free_memory(self, *, encodings: bool) -> None:
         if encodings:

@@ -74,8 +74,9 @@ class Preparation:
         if request.mask is None:
             return prepared
         yield
-        source = references[0].at(geometry.output)
-        mask = masks.fit(self._decoders, request.mask, source, own[0], size_asked=request.size is not None)
+        source = references[0].at(geometry.answer)
+        asked = request.size is not None
+        mask = masks.fit(self._decoders, request.mask, source, own[0], geometry.output, size_asked=asked)
         return replace(prepared, mask=mask)
 
     def _own_sizes(self, request: EditRequest, references: tuple[Reference, ...]) -> Generator[None, None, list[Size]]:
@@ -94,16 +95,19 @@ class Preparation:
     def _needed(self, own: Size, requested: Size | None, *, masked: bool) -> list[Size]:
         """Of a picture of this size; the first of a masked job is its source too, and shapes its output."""
         alone = self._sizes.geometry([own], requested, masked=masked)
-        return [*alone.conditions, *alone.references, *([alone.output] if masked else [])]
+        return [*alone.conditions, *alone.references, *([alone.output, alone.answer] if masked else [])]
 
     def _decode(self, prepared: Prepared, *, masked: bool) -> Generator[None, None, None]:
         """Leaves of every picture what its encoding needs, and nothing where it is encoded already."""
         geometry = prepared.geometry
         cached = self._conditioner.is_cached(prepared.prompts, _latents(prepared.references, geometry, masked=masked))
         for number, reference in enumerate(prepared.references):
+            source = masked and number == 0
             needed = [] if cached else [geometry.conditions[number], geometry.references[number]]
-            if masked and number == 0:
+            if source and not cached:
                 needed.append(geometry.output)
+            if source:
+                needed.append(geometry.answer)
             if not reference.has(needed):
                 yield
                 reference.resize(needed)

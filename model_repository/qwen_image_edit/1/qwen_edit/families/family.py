@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 MEGAPIXEL = 1024 * 1024  # the area, in pixels, at which every family encodes its references
 Size = tuple[int, int]  # width, height in pixels
+SOURCE: Size = (-1, -1)  # in place of a size that is asked for: the first picture's own
 
 
 @dataclass(frozen=True)

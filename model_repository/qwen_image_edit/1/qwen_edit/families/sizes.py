@@ -7,14 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qwen_edit.errors import BadRequest
-from qwen_edit.families.family import Family, Size
+from qwen_edit.families.family import SOURCE, Family, Size
+from qwen_edit.families.grid import AUTO_OFF, MOST_OFF, aspect_error, grid_size, grid_size_at, shaped, within
+from qwen_edit.settings import MIN_SIDE, Limits
+
+ENLARGED = 6  # times MAX_PIXELS: the most that a picture has in an answer of its own size, a phone's by default
+MAX_ANSWER_SIDE = 16_384  # pixels
+EVEN = 2  # tokens: an odd number of them has no middle, and a checkpoint of one area would shift its picture
 
 
 @dataclass(frozen=True)
 class Geometry:
     """The sizes of one job."""
 
-    output: Size
+    answer: Size  # that the picture has in the end
+    output: Size  # at which it is rendered
     references: tuple[Size, ...]  # as the VAE encodes them
     conditions: tuple[Size, ...]  # as the text encoder sees them
     token_pixels: int  # a side
@@ -36,16 +43,32 @@ class Geometry:
 class Sizes:
     """Chooses the sizes of a job as the family's pipeline does, with the reference area as a setting."""
 
-    def __init__(self, family: Family, reference_area: int, token_pixels: int) -> None:
+    def __init__(
+        self,
+        family: Family,
+        reference_area: int,
+        token_pixels: int,
+        *,
+        one_area: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        """`one_area`: the checkpoint knows no other than the references' area, and copies them place by place."""
         self.family = family
         self.reference_area = reference_area
         self.condition_area = min(family.condition_area, reference_area)
-        self.token_pixels = token_pixels  # a side: output sides are rounded down to it
+        self.token_pixels = token_pixels  # a side: outputs are rendered in whole tokens
+        self._one_area = one_area
+        self._limits = limits or Limits()
         module = importlib.import_module(family.module)
         self._calculate: Callable[[int, float], tuple[int, ...]] = module.calculate_dimensions
 
+    @property
+    def answer_pixels(self) -> int:
+        """Most of an answer at its source's own size."""
+        return ENLARGED * self._limits.pixels
+
     def geometry(self, images: Sequence[Size], requested: Size | None, *, masked: bool) -> Geometry:
-        """`images`: sizes of the decoded references; `requested`: the output size asked for."""
+        """`images`: sizes of the decoded references; `requested`: the output size asked for, or SOURCE."""
         if len(images) > self.family.max_references:
             raise BadRequest(
                 "image",
@@ -53,11 +76,16 @@ class Sizes:
                 f"{self.family.max_references}",
             )
         shaping = images[0] if masked else images[self.family.sizes_output_by]
-        output = requested or self.area_of(shaping, self.reference_area)
-        width, height = (side // self.token_pixels * self.token_pixels for side in output)
+        if requested is None:
+            output = self._at_area(shaping)
+            answer = output if aspect_error(output, shaping) <= AUTO_OFF else shaped(shaping, output)
+        else:
+            answer = self._own(images[0]) if requested == SOURCE else requested
+            output = self._rendered(answer)
         return Geometry(
-            output=(width, height),
-            references=tuple(self.area_of(size, self.reference_area) for size in images),
+            answer=answer,
+            output=output,
+            references=tuple(output if self._one_area else self.area_of(size, self.reference_area) for size in images),
             conditions=tuple(self.area_of(size, self.condition_area) for size in images),
             token_pixels=self.token_pixels,
         )
@@ -66,3 +94,18 @@ class Sizes:
         """The shape of `size` at about `area` pixels, sides multiples of 32."""
         width, height = self._calculate(area, size[0] / size[1])[:2]
         return max(width, 32), max(height, 32)
+
+    def _own(self, size: Size) -> Size:
+        return within(size, MAX_ANSWER_SIDE, self.answer_pixels, MIN_SIDE)
+
+    def _rendered(self, answer: Size) -> Size:
+        if self._one_area:
+            return self._at_area(answer)
+        return grid_size(within(answer, self._limits.side, self._limits.pixels, MIN_SIDE), self.token_pixels)
+
+    def _at_area(self, size: Size) -> Size:
+        """As the pipelines do it, where that keeps the shape."""
+        usual = self.area_of(size, self.reference_area)
+        if aspect_error(usual, size) <= MOST_OFF:
+            return usual
+        return grid_size_at(size, self.reference_area, EVEN * self.token_pixels)

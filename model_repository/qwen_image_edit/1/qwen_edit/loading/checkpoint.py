@@ -86,6 +86,7 @@ def _serving(folder: Path) -> dict[str, Any]:
         "true_cfg_scale": (int, float),
         "negative_prompt": str,
         "reference_area": int,
+        "one_area": bool,
     }
     for name, value in values.items():
         if name not in known or not isinstance(value, known[name]):

@@ -55,7 +55,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
         log.exception("the loading options could not be applied")
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
     log.info("Model loaded successfully")
-    sizes = Sizes(family, area, pipeline.token_pixels)
+    sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
     return Loaded(pipeline, sizes, _defaults(settings, serving, family))
 
 

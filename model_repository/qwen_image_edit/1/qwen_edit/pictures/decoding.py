@@ -5,25 +5,40 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from qwen_edit.families.family import Size
+from qwen_edit.families.grid import shaped
+from qwen_edit.families.sizes import Geometry
 from qwen_edit.pipeline import Pipeline
 
 Picture = npt.NDArray[np.uint8]  # (height, width, 3)
 
 
-def picture(pipeline: Pipeline, latents: torch.Tensor, size: Size) -> Picture:
-    """Of packed latents (tokens, channels) of a picture of `size`."""
-    return _levels(pipeline.decode(pipeline.unpack(latents, size)))
+def picture(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry) -> Picture:
+    """The answer of packed latents (tokens, channels), resampled where it was rendered at another size."""
+    rendered = _levels(pipeline.decode(pipeline.unpack(latents, geometry.output)))
+    return _resampled(rendered, geometry.answer)
 
 
-def preview(pipeline: Pipeline, latents: torch.Tensor, size: Size, longest_side: int) -> Picture:
+def preview(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry, longest_side: int) -> Picture:
     """The same, small: the latents are scaled down, so that the decoder has less to do."""
-    unpacked = pipeline.unpack(latents, size)
-    scale = min(1.0, longest_side / max(size))
+    unpacked = pipeline.unpack(latents, geometry.output)
+    scale = min(1.0, longest_side / max(geometry.output))
     rows, columns = (max(1, round(extent * scale)) for extent in unpacked.shape[-2:])
     small = torch.nn.functional.interpolate(unpacked[:, :, 0], size=(rows, columns), mode="area")
-    return _levels(pipeline.decode(small.unsqueeze(2)))
+    rendered = _levels(pipeline.decode(small.unsqueeze(2)))
+    if geometry.answer == geometry.output:
+        return rendered
+    height, width = rendered.shape[:2]
+    return _resampled(rendered, shaped(geometry.answer, (width, height)))
+
+
+def _resampled(rendered: Picture, size: Size) -> Picture:
+    height, width = rendered.shape[:2]
+    if size == (width, height):
+        return rendered
+    return np.asarray(Image.fromarray(rendered).resize(size, Image.Resampling.LANCZOS))
 
 
 def _levels(decoded: torch.Tensor) -> Picture:

@@ -20,15 +20,16 @@ OUTPUT_ASPECT_TOLERANCE = 0.02  # of the output size asked for against the mask
 
 @dataclass(frozen=True)
 class Mask:
-    """The edited region at the output's size, beside the source's own pixels."""
+    """The edited region, beside the source's own pixels."""
 
-    region: Image.Image  # "L", 255 where the edit may change pixels
-    source: Image.Image  # "RGB", the first reference at the output's size
+    denoised: Image.Image  # "L", 255 where the edit may change latents; at the size that is rendered
+    region: Image.Image  # "L", 255 where it may change pixels; at the answer's size
+    source: Image.Image  # "RGB", the first reference at the answer's size
 
     def latent_region(self, latent_pixels: int) -> torch.Tensor:
         """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so."""
-        width, height = self.region.size
-        values = torch.from_numpy(np.asarray(self.region, dtype=np.float32) / 255.0)[None, None]
+        width, height = self.denoised.size
+        values = torch.from_numpy(np.asarray(self.denoised, dtype=np.float32) / 255.0)[None, None]
         rows, columns = height // latent_pixels, width // latent_pixels
         return torch.nn.functional.interpolate(values, size=(rows, columns))  # nearest, as diffusers does
 
@@ -37,12 +38,18 @@ class Mask:
 
         The seam is blended over the `latent_pixels` of one latent, half of them on either side.
         """
-        soft = self.region.filter(ImageFilter.BoxBlur(latent_pixels / 2))
+        enlarged = self.region.width / self.denoised.width
+        soft = self.region.filter(ImageFilter.BoxBlur(enlarged * latent_pixels / 2))
         return np.asarray(Image.composite(Image.fromarray(edited), self.source, soft))
 
 
-def fit(decoders: Decoders, data: bytes, source: Image.Image, source_size: Size, *, size_asked: bool) -> Mask:
-    """The encoded mask at the output's size, which `source` has; raises BadRequest where shapes do not agree."""
+def fit(
+    decoders: Decoders, data: bytes, source: Image.Image, source_size: Size, output: Size, *, size_asked: bool
+) -> Mask:
+    """The encoded mask of `source`, which has the answer's size; raises BadRequest where shapes do not agree.
+
+    `source_size` is the picture's own, and `output` the size at which the edit is rendered.
+    """
 
     def wanted(size: Size) -> list[Size]:
         if _aspects_differ(size, source_size, ASPECT_TOLERANCE):
@@ -54,12 +61,13 @@ def fit(decoders: Decoders, data: bytes, source: Image.Image, source_size: Size,
             raise BadRequest(
                 "size", f"{_shown(source.size)}: with a mask, the aspect ratio of the mask, {_shown(size)}, is needed"
             )
-        return [source.size]
+        return [output, source.size]
 
-    _, (region,) = decoders.decode("mask", data, wanted)
-    if is_empty(region):
-        raise BadRequest("mask", f"its edited region vanishes at {_shown(region.size)}: make it larger")
-    return Mask(region, source)
+    _, (denoised, region) = decoders.decode("mask", data, wanted)
+    for each in (denoised, region):
+        if is_empty(each):
+            raise BadRequest("mask", f"its edited region vanishes at {_shown(each.size)}: make it larger")
+    return Mask(denoised, region, source)
 
 
 def _aspects_differ(a: Size, b: Size, tolerance: float) -> bool:
