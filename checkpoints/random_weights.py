@@ -15,6 +15,7 @@ from diffusers import (
     AutoencoderKLQwenImage,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    QwenImage21Pipeline,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
@@ -29,6 +30,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from checkpoints import qwen_image_21
 from checkpoints.architectures import ARCHITECTURES, SCHEDULER_CONFIG, SIZES, Architecture
 from checkpoints.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
@@ -36,6 +38,8 @@ PIPELINES: dict[str, type[DiffusionPipeline]] = {
     "edit": QwenImageEditPipeline,
     "plus": QwenImageEditPlusPipeline,
     "plus-2511": QwenImageEditPlusPipeline,
+    "2.1": QwenImage21Pipeline,
+    "2.1-turbo": QwenImage21Pipeline,
 }
 FAMILIES = tuple(PIPELINES)
 
@@ -99,15 +103,23 @@ def build_pipeline(
     architecture = ARCHITECTURES[size]
     device = torch.device(device)
     tokenizer = build_tokenizer()
-    transformer, vae, text_encoder = _build_models(
-        architecture, tokenizer, family == "plus-2511", device, dtype or architecture.dtype
-    )
+    is_21 = PIPELINES[family] is QwenImage21Pipeline
+    if is_21:
+        models = qwen_image_21.uninitialised(size, tokenizer, device, dtype)
+    else:
+        models = _build_models(architecture, tokenizer, family == "plus-2511", device, dtype or architecture.dtype)
+    for model in models:
+        model.eval().requires_grad_(False)
+    transformer, vae, text_encoder = models
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
     randomize(transformer, generator)
     randomize(vae, generator)
     randomize(text_encoder, generator, std=text_encoder.config.text_config.initializer_range)
+    scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG)
+    if is_21:
+        return qwen_image_21.assembled(scheduler, tokenizer, models, turbo=family == "2.1-turbo")
     return PIPELINES[family](
-        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
+        scheduler=scheduler,
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -152,8 +164,6 @@ def _build_models(
             )
     finally:
         torch.set_default_dtype(previous_dtype)
-    for model in models:
-        model.eval().requires_grad_(False)
     return models
 
 
@@ -212,7 +222,15 @@ def _scale_weights(pipeline: DiffusionPipeline) -> None:
     _scale((weight for weight in transformer.parameters() if weight.ndim == 2), 2.0)
     _scale([transformer.proj_out.weight], 2.0)
     # The gates are modulation outputs: as drawn they let attention, hence the prompt, through too faintly.
-    _scale((weight for name, weight in transformer.named_parameters() if "_mod." in name and weight.ndim == 2), 3.0)
+    modulations = ("_mod.", "modulation.")
+    _scale(
+        (
+            weight
+            for name, weight in transformer.named_parameters()
+            if any(m in name for m in modulations) and weight.ndim == 2
+        ),
+        3.0,
+    )
     _scale((weight for weight in text_encoder.parameters() if weight.ndim == 2), 10.0)
     _scale((module.weight for module in decoder.modules() if isinstance(module, convolutions)), 1.5)
 

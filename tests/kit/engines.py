@@ -17,9 +17,9 @@ from qwen_edit.control.blame import Blame
 from qwen_edit.control.noted import Noted
 from qwen_edit.engine import UNBLAMED, Engine
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.forward import ragged
+from qwen_edit.loading.load import bind, pipeline_of
 from qwen_edit.pictures.decoders import Decoders
-from qwen_edit.pipeline import Devices, Pipeline
+from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
@@ -48,7 +48,7 @@ class TestEngine:
         self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
         max_batch_tokens: int = 100_000, blame: Blame | None = None, one_area: bool = False, **options: Any,
     ) -> None:  # fmt: skip
-        self.pipeline = Pipeline(parts, devices)
+        self.pipeline = pipeline_of(parts, devices)
         token_pixels = self.pipeline.token_pixels
         self.sizes = Sizes(self.pipeline.family, reference_area, token_pixels, one_area=one_area)
         self.watch = Watch()
@@ -89,7 +89,7 @@ def load_pipeline(folder: Path) -> Any:
     from diffusers import DiffusionPipeline
 
     parts = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
-    ragged.bind(parts.transformer)
+    bind(parts)
     return parts
 
 

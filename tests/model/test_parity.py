@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image
-from qwen_edit.conditioning import texts
 from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.families.sizes import Geometry, Sizes
 from qwen_edit.forward import attention, block, denoise, places, sigmas
@@ -319,7 +318,7 @@ def _references_swapped_in_the_text(patch: pytest.MonkeyPatch) -> None:
 
 def _pictures_unnamed(patch: pytest.MonkeyPatch) -> None:
     name = "<|vision_start|><|image_pad|><|vision_end|>"
-    patch.setattr(texts, "picture_names", lambda count: name * count)
+    patch.setattr("qwen_edit.pipeline.picture_names", lambda count: name * count)
 
 
 def _rotary_positions_transposed(patch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,9 @@ class TritonPythonModel:
             loaded.pipeline,
             loaded.sizes,
             decoders,
-            cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
+            cache_bytes=settings.cache_bytes(
+                on_gpu=device.type == "cuda", of_prefixes=loaded.pipeline.family.has_prefix
+            ),
             mrope=settings.vl_positions == "mrope",
         )
         self._engine = Engine(

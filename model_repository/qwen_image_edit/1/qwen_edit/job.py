@@ -122,10 +122,11 @@ class Job:
 
     @property
     def row_tokens(self) -> list[int]:
-        """Image and text tokens of each transformer input; none before the job is prepared."""
+        """Image and text tokens, or those of a prefix, of each transformer input; none before the job is prepared."""
         if self.phase is Phase.PREPARING:
             return []
-        image_tokens = sum(self.geometry.tokens)
+        tokens = self.geometry.tokens
+        image_tokens = tokens[0] if self.geometry.references_in_text else sum(tokens)
         return [image_tokens + prompt.tokens for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:

@@ -57,29 +57,38 @@ class Row(NamedTuple):
 
     tokens: torch.Tensor  # (image tokens, channels), of the output and then of each reference
     shapes: tuple[Shape, ...]  # of the same pictures
-    text: torch.Tensor  # (text tokens, joint_attention_dim)
+    text: torch.Tensor  # (text tokens, joint_attention_dim); or a prefix, see prefixes.py
     time: float  # in 0..1
 
 
 class Pipeline:
     """`parts` is the pipeline as diffusers made it, for who loads it and changes it."""
 
+    packed = 2  # latents a side in a token
+    slot_tokens = 1  # that the transformer sees of one vision token
+
     def __init__(self, parts: Any, devices: Devices | None = None) -> None:
         self.parts = parts
         self.devices = devices or Devices.of(parts)
         self.family: Family = FAMILIES[type(parts).__name__]
         self.scheduler: Scheduler = parts.scheduler
+        # Where the checkpoint fixes its noise levels, and with them its steps.
+        self.sample_sigmas: Sequence[float] | None = parts.config.get("sample_sigmas")
         self.latent_pixels: int = parts.vae_scale_factor  # that a latent spans, a side
-        self.token_pixels = 2 * self.latent_pixels  # that a token spans: 2 × 2 latents are packed into one
+        self.token_pixels = self.packed * self.latent_pixels  # that a token spans
         self.latent_channels: int = parts.latent_channels
         self.token_channels: int = parts.transformer.config.in_channels
         self.dtype: torch.dtype = parts.transformer.dtype  # of its inputs; asked once, as it looks at every module
-        self.template: str = parts.prompt_template_encode
-        tokens = sorted(parts.tokenizer.get_added_vocab(), key=len, reverse=True)
+        tokens = sorted(parts.processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.control_tokens = re.compile("|".join(map(re.escape, tokens)))
-        self._dropped: int = parts.prompt_template_encode_start_idx  # tokens of the template that nobody sees
+        self._dropped = self._unseen_tokens()
         # The processor changes its tokenizer's padding, and a tokenizer in use must not be changed.
         self._tokenizer_lock = threading.Lock()
+
+    def templated(self, text: str, pictures: int) -> str:
+        """What the text encoder reads."""
+        template: str = self.parts.prompt_template_encode
+        return template.format((picture_names(pictures) if self.family.names_pictures else "") + text)
 
     def text_tokens(self, templated: str, pictures: Sequence[Size]) -> int:
         """That the transformer sees of a text with pictures of these sizes."""
@@ -87,10 +96,11 @@ class Pipeline:
         merge: int = processor.merge_size**2
         # The template has one token a picture, which the processor repeats.
         repeats: int = sum(
-            processor.get_number_of_image_patches(height, width, {}) // merge - 1 for width, height in pictures
+            processor.get_number_of_image_patches(height, width, {}) // merge * self.slot_tokens - 1
+            for width, height in pictures
         )
         with self._tokenizer_lock:
-            ids = self.parts.tokenizer(templated)["input_ids"]
+            ids = self.parts.processor.tokenizer(templated)["input_ids"]
         return len(ids) + repeats - self._dropped
 
     def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool) -> torch.Tensor:
@@ -124,7 +134,7 @@ class Pipeline:
 
     def noise(self, seed: int, size: Size) -> torch.Tensor:
         """Packed (tokens, channels) float32, drawn on the CPU in the unpacked shape, as diffusers draws it."""
-        width, height = (2 * (side // self.token_pixels) for side in size)
+        width, height = (self.packed * (side // self.token_pixels) for side in size)
         generator = torch.Generator("cpu").manual_seed(seed)
         drawn = torch.randn((1, self.latent_channels, height, width), generator=generator, dtype=torch.float32)
         return self.pack(drawn).to(self.devices.transformer)
@@ -148,10 +158,20 @@ class Pipeline:
         pictures: torch.Tensor = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]
         return pictures[0, :, 0]
 
+    def _unseen_tokens(self) -> int:
+        """How many of the template's first tokens the transformer does not see."""
+        count: int = self.parts.prompt_template_encode_start_idx
+        return count
+
     def velocities(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """The transformer's for each row's output, (tokens, channels)."""
         velocities: list[torch.Tensor] = self.parts.transformer(rows=rows)
         return velocities
+
+
+def picture_names(count: int) -> str:
+    """How the Plus pipeline names its pictures in front of the prompt."""
+    return "".join(f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>" for number in range(1, count + 1))
 
 
 def dense_attention(attention: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,7 @@ class Defaults:
     num_inference_steps: int
     true_cfg_scale: float
     negative_prompt: str
+    fixed_steps: int | None = None  # of every edit, where the checkpoint knows no other number
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def parse(
     """The request in `tensors`, each with its batch dimension; raises BadRequest naming the tensor and the value."""
     values = {name: _unbatched(name, tensor) for name, tensor in tensors.items()}
     steps = _integer(values, "num_inference_steps", defaults.num_inference_steps, MIN_STEPS, limits.steps)
+    steps = defaults.fixed_steps or steps
     start, stop = _segment(values, steps)
     if start > 0 and "seed" not in values:
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")

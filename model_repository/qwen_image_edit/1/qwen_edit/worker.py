@@ -78,7 +78,7 @@ class PipelineWorker:
             sizes, Prompts(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )
         self._denoiser = Denoiser(pipeline)
-        self._levels = NoiseLevels(pipeline.scheduler)
+        self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas)
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +94,9 @@ class PipelineWorker:
         return Denoising(
             geometry=geometry,
             latents=noise if request.latents is None else torch.from_numpy(request.latents).to(self.device),
-            references=tuple(
+            references=()
+            if self._pipeline.family.has_prefix
+            else tuple(
                 conditioner.latents(reference, size)
                 for reference, size in zip(prepared.references, geometry.references, strict=True)
             ),

@@ -13,6 +13,7 @@ from qwen_edit.conditioning.cache import TensorCache
 from qwen_edit.conditioning.references import Reference
 from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.families.family import Size
+from qwen_edit.forward.pipeline21 import Pipeline21
 from qwen_edit.pipeline import Pipeline
 
 
@@ -25,7 +26,7 @@ class Conditioner:
         self.cache = cache
 
     def text_embeddings(self, prompt: Prompt, references: Sequence[Reference]) -> torch.Tensor:
-        """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device."""
+        """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device; or a prefix."""
         return self.cache.get(prompt.key, lambda: self._embed(prompt, references))
 
     def latents(self, reference: Reference, size: Size) -> torch.Tensor:
@@ -40,6 +41,9 @@ class Conditioner:
 
     def _embed(self, prompt: Prompt, references: Sequence[Reference]) -> torch.Tensor:
         pictures = [reference.at(size) for reference, size in zip(references, prompt.sizes, strict=True)]
+        if isinstance(self._pipeline, Pipeline21):
+            latents = [self.latents(reference, size) for reference, size in zip(references, prompt.sizes, strict=True)]
+            return self._pipeline.prefix(prompt.text, pictures, latents)
         return self._pipeline.embed(prompt.text, pictures, mrope=self._mrope)
 
 

@@ -13,6 +13,7 @@ from qwen_edit.pipeline import Pipeline
 
 # Rotary positions that the transformer has a table for: the text's, after the picture's half extent.
 MAX_POSITIONS = 4096
+MAX_PREFIX_POSITIONS = 8192
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,24 @@ class Prompts:
 
     def prompt(self, text: str, references: Sequence[Reference], geometry: Geometry, tensor: str) -> Prompt:
         """Applies the template and counts the tokens; raises BadRequest naming `tensor` where they do not fit."""
-        pictures = picture_names(len(references)) if self._pipeline.family.names_pictures else ""
-        templated = self._pipeline.template.format(pictures + self.neutral(text))
+        templated = self._pipeline.templated(self.neutral(text), len(references))
         tokens = self._pipeline.text_tokens(templated, geometry.conditions)
-        longest_side = max(max(size) for size in (geometry.output, *geometry.references))
-        positions = longest_side // (2 * geometry.token_pixels)
-        if tokens + positions > MAX_POSITIONS:
+        most = self._most_tokens(geometry)
+        if tokens > most:
             raise BadRequest(
                 tensor,
-                f"text and pictures take {tokens} text positions: at most {MAX_POSITIONS - positions} are allowed "
+                f"text and pictures take {tokens} text positions: at most {most} are allowed "
                 "at this output size with these references",
             )
         return Prompt(templated, tuple(r.digest for r in references), geometry.conditions, tokens)
 
+    def _most_tokens(self, geometry: Geometry) -> int:
+        if self._pipeline.family.has_prefix:  # where a picture takes positions by its longer side
+            pictures = geometry.shapes[1:]
+            return MAX_PREFIX_POSITIONS + sum(height * width - max(height, width) for _, height, width in pictures)
+        longest_side = max(max(size) for size in (geometry.output, *geometry.references))
+        return MAX_POSITIONS - longest_side // (2 * geometry.token_pixels)
+
     def neutral(self, text: str) -> str:
         """Breaks the control tokens in users' text: they would be tokenised as control, not as text."""
         return self._pipeline.control_tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-
-
-def picture_names(count: int) -> str:
-    """How the Plus pipeline names its pictures in front of the prompt."""
-    return "".join(f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>" for number in range(1, count + 1))

@@ -1,6 +1,6 @@
 """What differs between the Qwen-Image-Edit families.
 
-Source of the numbers: diffusers' QwenImageEditPipeline and QwenImageEditPlusPipeline, and the model cards.
+Source of the numbers: diffusers' pipelines of these names, and the model cards.
 """
 
 from __future__ import annotations
@@ -21,3 +21,8 @@ class Family:
     condition_area: int  # pixels of a reference as the text encoder sees it
     names_pictures: bool  # in front of the prompt; else the template has its one picture
     sizes_output_by: int  # index of the reference whose shape the output takes
+    true_cfg_scale: float = 4.0  # of an edit that names none
+    negative_prompt: str = " "  # likewise; empty: no guidance. The authors run it with one space
+    renormalises: bool = True  # a guided velocity, to each token's norm without guidance
+    # Text and references are a prefix, the same at every step; sides are multiples of two tokens.
+    has_prefix: bool = False

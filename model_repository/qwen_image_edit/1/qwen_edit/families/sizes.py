@@ -25,6 +25,7 @@ class Geometry:
     references: tuple[Size, ...]  # as the VAE encodes them
     conditions: tuple[Size, ...]  # as the text encoder sees them
     token_pixels: int  # a side
+    references_in_text: bool = False  # their tokens are counted with the text's, see Prompt
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -58,6 +59,7 @@ class Sizes:
         self.condition_area = min(family.condition_area, reference_area)
         self.token_pixels = token_pixels  # a side: outputs are rendered in whole tokens
         self._one_area = one_area
+        self._cell = token_pixels * (2 if family.has_prefix else 1)
         self._limits = limits or Limits()
         module = importlib.import_module(family.module)
         self._calculate: Callable[[int, float], tuple[int, ...]] = module.calculate_dimensions
@@ -88,6 +90,7 @@ class Sizes:
             references=tuple(output if self._one_area else self.area_of(size, self.reference_area) for size in images),
             conditions=tuple(self.area_of(size, self.condition_area) for size in images),
             token_pixels=self.token_pixels,
+            references_in_text=self.family.has_prefix,
         )
 
     def area_of(self, size: Size, area: int) -> Size:
@@ -101,7 +104,7 @@ class Sizes:
     def _rendered(self, answer: Size) -> Size:
         if self._one_area:
             return self._at_area(answer)
-        return grid_size(within(answer, self._limits.side, self._limits.pixels, MIN_SIDE), self.token_pixels)
+        return grid_size(within(answer, self._limits.side, self._limits.pixels, MIN_SIDE), self._cell)
 
     def _at_area(self, size: Size) -> Size:
         """As the pipelines do it, where that keeps the shape."""

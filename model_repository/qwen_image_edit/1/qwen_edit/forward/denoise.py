@@ -60,8 +60,9 @@ class Denoiser:
             for velocity in self._pipeline.velocities(rows[start : start + limit])
         ]
         negatives = iter(predictions[len(jobs) :])
+        combine = guided if self._pipeline.family.renormalises else combined
         return [
-            positive if job.negative_text is None else guided(positive, next(negatives), job.true_cfg_scale)
+            positive if job.negative_text is None else combine(positive, next(negatives), job.true_cfg_scale)
             for job, positive in zip(jobs, predictions, strict=False)
         ]
 
@@ -77,10 +78,14 @@ class Denoiser:
 
 def guided(positive: torch.Tensor, negative: torch.Tensor, true_cfg_scale: float) -> torch.Tensor:
     """Classifier-free guidance, renormalised to each token's norm without it. (tokens, channels)"""
-    combined = negative + true_cfg_scale * (positive - negative)
+    velocity = combined(positive, negative, true_cfg_scale)
     norm = torch.norm(positive, dim=-1, keepdim=True)
-    rescaled: torch.Tensor = combined * (norm / torch.norm(combined, dim=-1, keepdim=True))
+    rescaled: torch.Tensor = velocity * (norm / torch.norm(velocity, dim=-1, keepdim=True))
     return rescaled
+
+
+def combined(positive: torch.Tensor, negative: torch.Tensor, true_cfg_scale: float) -> torch.Tensor:
+    return negative + true_cfg_scale * (positive - negative)
 
 
 def blended(latents: torch.Tensor, inpainting: Inpainting, sigma: float) -> torch.Tensor:

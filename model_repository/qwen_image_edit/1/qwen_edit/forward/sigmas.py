@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,14 +29,16 @@ class Sigmas:
 class NoiseLevels:
     """Makes Sigmas with the checkpoint's scheduler."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, fixed: Sequence[float] | None = None) -> None:
+        """`fixed`: the levels but the last one, where the checkpoint has its own."""
         self._scheduler = scheduler
+        self._fixed = fixed
         self.sigmas = lru_cache(maxsize=256)(self._sigmas)
 
     def _sigmas(self, steps: int, output_tokens: int) -> Sigmas:
         scheduler = copy.deepcopy(self._scheduler)
         # Without these, set_timesteps spaces the levels otherwise than the pipelines do.
-        spaced = np.linspace(1.0, 1 / steps, steps)
+        spaced = np.linspace(1.0, 1 / steps, steps) if self._fixed is None else np.array(self._fixed)
         scheduler.set_timesteps(sigmas=spaced, device="cpu", mu=shift(scheduler.config, output_tokens))
         return Sigmas(levels=scheduler.sigmas.float(), timesteps=scheduler.timesteps.float() / 1000)
 

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, QwenImage21Pipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from qwen_edit.device_errors import is_out_of_memory
-from qwen_edit.families.family import MEGAPIXEL, Family
+from qwen_edit.families.family import MEGAPIXEL
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.forward import ragged
+from qwen_edit.forward import prefixes, ragged
+from qwen_edit.forward.attention import Varlen
 from qwen_edit.forward.block import Halves
+from qwen_edit.forward.pipeline21 import Pipeline21
 from qwen_edit.loading import adapters, attention, compiling, pictures_once, placement, quantization, single_frame
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.presets import PRESETS, reconfigured
@@ -25,10 +27,6 @@ from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
 
 log = logging.getLogger("image_edit_server")
-
-# The authors run guidance with a negative prompt of one space.
-NEGATIVE_PROMPT = " "
-TRUE_CFG_SCALE = 4.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
     log.info("Model loaded successfully")
     sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
-    return Loaded(pipeline, sizes, _defaults(settings, serving, family))
+    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline))
 
 
 def accelerate(
@@ -64,10 +62,23 @@ def accelerate(
 ) -> Pipeline:
     """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
     _apply(parts, loading, device)
-    pipeline = Pipeline(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
+    pipeline = pipeline_of(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
     if loading.compile:
         compiling.warm_up(pipeline, reference_area)
     return pipeline
+
+
+def bind(parts: Any, halves: Halves | None = None, varlen: Varlen | None = None) -> None:
+    """Puts our forward in the place of the transformer's own, which it still is where diffusers calls it."""
+    if isinstance(parts, QwenImage21Pipeline):
+        prefixes.bind(parts.transformer)
+    else:
+        ragged.bind(parts.transformer, halves, varlen)
+
+
+def pipeline_of(parts: Any, devices: Devices | None = None) -> Pipeline:
+    """Of what diffusers loaded."""
+    return Pipeline21(parts, devices) if isinstance(parts, QwenImage21Pipeline) else Pipeline(parts, devices)
 
 
 def check(settings: Settings, device: torch.device) -> None:
@@ -94,10 +105,13 @@ def _apply(parts: Any, loading: Loading, device: torch.device) -> None:
     parts.scheduler = reconfigured(parts.scheduler, {**preset, **dict(loading.scheduler_config)})
     adapters.add(parts, loading.adapters, fuse=loading.fuse_adapters)
     attention.set_backend(parts.transformer, loading.attention_backend, device)
+    if loading.compile and isinstance(parts, QwenImage21Pipeline):
+        raise LoadError("COMPILE=true: not for a QwenImage21Pipeline checkpoint")
     halves = compiling.compiled_halves() if loading.compile else Halves()
-    ragged.bind(parts.transformer, halves, attention.varlen(loading.attention_backend, device))
-    single_frame.bind(parts.vae)
-    pictures_once.bind(parts.text_encoder.model)
+    bind(parts, halves, attention.varlen(loading.attention_backend, device))
+    if not isinstance(parts, QwenImage21Pipeline):
+        single_frame.bind(parts.vae)
+        pictures_once.bind(parts.text_encoder.model)
     if loading.vae_tiling:
         parts.vae.enable_tiling()
 
@@ -115,10 +129,11 @@ def _place(parts: Any, loading: Loading, device: torch.device, *, balanced: bool
     return placement.place(parts, device, loading.offload)
 
 
-def _defaults(settings: Settings, serving: dict[str, Any], family: Family) -> Defaults:
+def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline) -> Defaults:
     def first(*values: Any) -> Any:
         return next(value for value in values if value is not None)
 
+    family, sample_sigmas = pipeline.family, pipeline.sample_sigmas
     preset = PRESETS.get(settings.loading.preset)
     return Defaults(
         num_inference_steps=first(
@@ -131,9 +146,10 @@ def _defaults(settings: Settings, serving: dict[str, Any], family: Family) -> De
             settings.default_true_cfg_scale,
             preset and preset.true_cfg_scale,
             serving.get("true_cfg_scale"),
-            TRUE_CFG_SCALE,
+            family.true_cfg_scale,
         ),
-        negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), NEGATIVE_PROMPT),
+        negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), family.negative_prompt),
+        fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )
 
 
