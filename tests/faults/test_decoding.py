@@ -102,7 +102,7 @@ def test_no_small_file_costs_more_than_its_limits(pair: Decoders, kind: str) -> 
     assert len(data) < 2**20
     before = {decoder: cost(decoder) for decoder in psutil.Process().children()}
     with contextlib.suppress(BadRequest):
-        pair.decode("image", data, lambda own: [(1024, 1024), (384, 384)])
+        pair.picture(data, lambda own: [(1024, 1024), (384, 384)])
     for decoder in psutil.Process().children():  # one that was ended took too long, as it is sure to have been told
         seconds, peak = cost(decoder)
         assert seconds - before.get(decoder, (0, 0))[0] < CPU_SECONDS + 0.5  # of the conversation

@@ -163,6 +163,7 @@ class TritonReply:
         request = outcome.request
         outputs = {
             "image": outcome.image,
+            "alpha": outcome.alpha,
             "latents": outcome.latents,
             "preview_image": outcome.preview,
             "step": np.array([outcome.step], np.int32),

@@ -18,6 +18,7 @@ from qwen_edit.conditioning import texts
 from qwen_edit.errors import BadRequest
 from qwen_edit.forward import pipeline21, prefixes
 from qwen_edit.forward.prefixes import Segment, segments_of
+from qwen_edit.pictures import decoding
 from qwen_edit.request import EditRequest
 
 from tests.kit import stock
@@ -88,13 +89,47 @@ def test_an_edit_alone_has_the_latents_of_diffusers(
     assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
 
 
-def test_the_picture_is_that_of_diffusers(engine: TestEngine, pictures: list[bytes]) -> None:
+def test_the_picture_is_that_of_diffusers_with_its_alpha(engine: TestEngine, pictures: list[bytes]) -> None:
     request = edit(*pictures[:2], size=(64, 96))
-    ours = engine.submit(request).wait().image
-    assert ours is not None
-    theirs = oracle(engine, request, "np")[..., :3]
-    levels = np.abs(ours.astype(int) - (theirs * 255).round().astype(int))
-    assert levels.max() <= 1
+    ours = engine.submit(request).wait()
+    assert ours.image is not None
+    assert ours.alpha is not None
+    theirs = (oracle(engine, request, "np") * 255).round().astype(int)
+    assert np.abs(np.dstack([ours.image, ours.alpha]).astype(int) - theirs).max() <= 1
+
+
+def test_references_keep_their_alpha(engine: TestEngine, pictures: list[bytes]) -> None:
+    with Image.open(io.BytesIO(pictures[0])) as picture:
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        transparent = io.BytesIO()
+        picture.save(transparent, "PNG")
+    request = edit(transparent.getvalue(), size=(96, 64), seed=2)
+    assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
+    assert difference(engine.latents(edit(pictures[0], size=(96, 64), seed=2)), oracle(engine, request)) > 10 * BOUND
+
+
+def test_outside_a_mask_alpha_is_the_sources(engine: TestEngine, pictures: list[bytes]) -> None:
+    with Image.open(io.BytesIO(pictures[1])) as source:
+        region = Image.new("L", source.size)
+    ImageDraw.Draw(region).rectangle((0, 0, 15, 15), fill=255)
+    mask = io.BytesIO()
+    region.save(mask, "PNG")
+    answer = engine.submit(edit(pictures[1], mask=mask.getvalue(), size=(160, 160))).wait()
+    assert answer.alpha is not None
+    assert (answer.alpha[32:] == 255).all()
+    assert (answer.alpha[:32, 32:] == 255).all()
+
+
+@pytest.mark.parametrize("levels", [3, 4])
+def test_alpha_is_told_where_it_is_not_opaque(levels: int) -> None:
+    picture = np.full((4, 4, levels), 255, np.uint8)
+    assert decoding.apart(picture)[1] is None
+    if levels == 4:
+        picture[1, 2, 3] = 254
+        alpha = decoding.apart(picture)[1]
+        assert alpha is not None
+        assert np.array_equal(alpha, picture[..., 3])
+        assert (decoding.on_white(picture) == 255).all()
 
 
 EDITS = st.fixed_dictionaries(

@@ -68,7 +68,7 @@ def test_a_picture_is_the_same_to_the_last_bit_as_decoded_here(decoders: Decoder
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(gradient(300).convert(mode).crop((0, 0, 300, 200)), kind, exif=exif)
-    own, (small, large) = decoders.decode("image", data, at((96, 64), (320, 480)))
+    own, (small, large) = decoders.picture(data, at((96, 64), (320, 480)))
     whole = decode(data, MAX_PIXELS)
     assert own == whole.size
     for found in (small, large):
@@ -77,7 +77,7 @@ def test_a_picture_is_the_same_to_the_last_bit_as_decoded_here(decoders: Decoder
 
 def test_a_mask_is_the_same_as_decoded_here(decoders: Decoders) -> None:
     data = saved(gradient(300).convert("RGB"), "PNG")
-    own, (region,) = decoders.decode("mask", data, at((300, 300)))
+    own, (region,) = decoders.mask(data, at((300, 300)))
     assert (own, region.mode) == ((300, 300), "L")
     assert np.array_equal(np.asarray(region), np.asarray(decode_mask(data, MAX_PIXELS)))
 
@@ -92,16 +92,16 @@ def test_the_sizes_may_depend_on_its_own_and_what_refuses_it_leaves_the_decoder(
 
     for _ in range(DECODERS):
         with pytest.raises(BadRequest, match=r"size: not for \(64, 64\)"):
-            decoders.decode("image", jpeg(), refuse)
-    assert decoders.decode("image", jpeg(), lambda own: [own])[1][0].size == (64, 64)
-    assert decoders.decode("image", jpeg(), at())[1] == []
+            decoders.picture(jpeg(), refuse)
+    assert decoders.picture(jpeg(), lambda own: [own])[1][0].size == (64, 64)
+    assert decoders.picture(jpeg(), at())[1] == []
     assert processes() == before
 
 
 def test_a_large_jpeg_that_is_shrunk_while_it_is_decoded_is_within_a_grey_level(decoders: Decoders) -> None:
     large = Image.open(DATA / "cat.jpg").resize((4800, 3200), Image.Resampling.BICUBIC)
     data = saved(large, "JPEG", quality=95)
-    _, (shrunk,) = decoders.decode("image", data, at((960, 640)))
+    _, (shrunk,) = decoders.picture(data, at((960, 640)))
     whole = decode(data, MAX_PIXELS).resize((960, 640), Image.Resampling.LANCZOS)
     difference = np.abs(np.asarray(shrunk).astype(int) - np.asarray(whole))
     assert 0 < difference.mean() < 0.5, "it was not shrunk, or is another picture"
@@ -111,12 +111,12 @@ def test_a_large_jpeg_that_is_shrunk_while_it_is_decoded_is_within_a_grey_level(
 def test_a_jpeg_may_have_twice_as_many_pixels_as_others(decoders: Decoders) -> None:
     small = Decoders(5_000, 10**4)
     try:
-        own, _ = small.decode("image", jpeg(), at((32, 32)))
+        own, _ = small.picture(jpeg(), at((32, 32)))
         assert own == (64, 64)
         with pytest.raises(BadRequest, match="128x128 is 16384 pixels: at most 10000 are allowed"):
-            small.decode("image", saved(gradient(128), "JPEG"), at((32, 32)))
+            small.picture(saved(gradient(128), "JPEG"), at((32, 32)))
         with pytest.raises(BadRequest, match="80x80 is 6400 pixels: at most 5000 are allowed"):
-            small.decode("image", saved(gradient(80), "PNG"), at((32, 32)))
+            small.picture(saved(gradient(80), "PNG"), at((32, 32)))
     finally:
         small.close()
 
@@ -124,13 +124,13 @@ def test_a_jpeg_may_have_twice_as_many_pixels_as_others(decoders: Decoders) -> N
 def test_a_picture_that_takes_too_long_ends_its_decoder_alone_which_is_replaced(
     decoders: Decoders, processes: Callable[[], list[psutil.Process]]
 ) -> None:
-    decoders.decode("image", jpeg(), at())
+    decoders.picture(jpeg(), at())
     before = set(processes())
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not .* it takes more than 2 s of CPU time$"):
-        decoders.decode("image", jpeg_of_seconds(), at((1024, 1024)))
+        decoders.picture(jpeg_of_seconds(), at((1024, 1024)))
     assert len(before & set(processes())) == DECODERS - 1
     for _ in range(DECODERS):
-        assert decoders.decode("image", jpeg(), at((32, 32)))[0] == (64, 64)
+        assert decoders.picture(jpeg(), at((32, 32)))[0] == (64, 64)
     assert len(processes()) == DECODERS
 
 
@@ -140,7 +140,7 @@ def test_a_picture_that_takes_too_much_memory_is_refused_and_leaves_the_decoder(
     before = processes()
     huge = saved(Image.new("RGBA", (5_700, 5_700), (0, 0, 0, 9)), "PNG")
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not .* it takes too much memory$"):
-        decoders.decode("image", huge, at((20_000, 8_000)))
+        decoders.picture(huge, at((20_000, 8_000)))
     assert processes() == before
 
 
@@ -153,7 +153,7 @@ def test_of_a_picture_whose_decoder_was_killed_nobody_hears(
     while any(process.status() != psutil.STATUS_ZOMBIE for process in killed):
         time.sleep(0.01)
     for _ in range(DECODERS + 1):
-        assert decoders.decode("image", jpeg(), at((32, 32)))[0] == (64, 64)
+        assert decoders.picture(jpeg(), at((32, 32)))[0] == (64, 64)
     assert len(processes()) == DECODERS
 
 
@@ -164,7 +164,7 @@ def test_a_damaged_picture_leaves_the_decoder(
     make, size = LABORIOUS["png of empty chunks"]
     for data, words in ((jpeg()[:300], "damaged"), (b"nothing", "not a known kind"), (make(size), "too many small")):
         with pytest.raises(BadRequest, match=words):
-            decoders.decode("image", data, at((32, 32)))
+            decoders.picture(data, at((32, 32)))
     assert processes() == before
 
 
@@ -189,7 +189,7 @@ data = sys.stdin.buffer.read()
 def wanted(own):
     print("at work", flush=True)
     return [own]
-threading.Thread(target=decoders.decode, args=("image", data, wanted)).start()
+threading.Thread(target=decoders.picture, args=(data, wanted)).start()
 """
 
 

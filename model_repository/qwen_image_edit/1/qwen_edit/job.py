@@ -22,7 +22,8 @@ from qwen_edit.request import EditRequest
 class Result:
     """What a run of an edit makes: `image` when it is finished, `latents` when it stopped before."""
 
-    image: Picture | None = None
+    image: Picture | None = None  # RGB
+    alpha: npt.NDArray[np.uint8] | None = None  # (height, width), of a picture that is not opaque
     latents: npt.NDArray[np.float32] | None = None  # (tokens, channels)
     preview: Picture | None = None
 
@@ -37,6 +38,7 @@ class Outcome:
     image: Picture | None
     latents: npt.NDArray[np.float32] | None
     preview: Picture | None
+    alpha: npt.NDArray[np.uint8] | None
 
 
 class Reply(Protocol):
@@ -130,7 +132,9 @@ class Job:
         return [image_tokens + prompt.tokens for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:
-        return Outcome(self.request, self.state.step, self.timings(), result.image, result.latents, result.preview)
+        return Outcome(
+            self.request, self.state.step, self.timings(), result.image, result.latents, result.preview, result.alpha
+        )
 
     def account(self) -> str:
         """What was done, for the log."""

@@ -147,7 +147,7 @@ class Pipeline:
         return self.pack(latents).to(self.devices.transformer).contiguous()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(1, C, 1, h, w) → (3, height, width) in -1..1, in the VAE's dtype"""
+        """(1, C, 1, h, w) → (3 or 4, height, width) in -1..1, in the VAE's dtype"""
         vae = self.parts.vae
         latents = latents.to(self.devices.vae, vae.dtype)
         mean, std = (

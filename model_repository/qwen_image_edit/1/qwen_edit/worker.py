@@ -118,11 +118,13 @@ class PipelineWorker:
         if not np.isfinite(latents).all():
             raise Failed("the model produced NaN or infinite values for this edit")
         if job.finished:
-            image, mask = decoding.picture(pipeline, state.latents, geometry), job.prepared.mask
-            return Result(image=mask.composite(image, pipeline.latent_pixels) if mask else image)
+            picture, mask = decoding.picture(pipeline, state.latents, geometry), job.prepared.mask
+            image, alpha = decoding.apart(mask.composite(picture, pipeline.latent_pixels) if mask else picture)
+            return Result(image=image, alpha=alpha)
         if state.clean is None:
             return Result(latents=latents)
-        return Result(latents=latents, preview=decoding.preview(pipeline, state.clean, geometry, job.request.preview))
+        preview = decoding.preview(pipeline, state.clean, geometry, job.request.preview)
+        return Result(latents=latents, preview=decoding.on_white(preview))
 
     def free_memory(self, *, encodings: bool) -> None:
         if encodings:

@@ -60,7 +60,9 @@ class Preparation:
 
     def prepare(self, request: EditRequest) -> Preparing:
         """Stops before each picture that it decodes; raises BadRequest."""
-        references = tuple(Reference(data, self._decoders) for data in request.images)
+        references = tuple(
+            Reference(data, self._decoders, alpha=self._sizes.family.reads_alpha) for data in request.images
+        )
         own = yield from self._own_sizes(request, references)
         masked = request.mask is not None
         geometry = self._sizes.geometry(own, request.size, masked=masked)

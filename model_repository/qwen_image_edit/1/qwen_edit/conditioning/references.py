@@ -14,9 +14,11 @@ from qwen_edit.pictures.decoders import Decoders, Wanted
 class Reference:
     """An uploaded reference image; its own size, often fifty times as many pixels, never comes to this process."""
 
-    def __init__(self, data: bytes, decoders: Decoders) -> None:
+    def __init__(self, data: bytes, decoders: Decoders, *, alpha: bool = False) -> None:
+        """`alpha`: it is kept."""
         self._data = data
         self._decoders = decoders
+        self._alpha = alpha
         self._resized: dict[Size, Image.Image] = {}
         self.digest = hashlib.sha256(data).digest()
 
@@ -28,7 +30,7 @@ class Reference:
             sizes.extend(dict.fromkeys(wanted(own)))
             return sizes
 
-        own, pictures = self._decoders.decode("image", self._data, noted)
+        own, pictures = self._decoders.picture(self._data, noted, alpha=self._alpha)
         self._resized.update(zip(sizes, pictures, strict=True))
         return own
 

@@ -15,5 +15,6 @@ QWEN21 = Family(
     true_cfg_scale=1.0,
     negative_prompt="",
     renormalises=False,
+    reads_alpha=True,
     has_prefix=True,
 )

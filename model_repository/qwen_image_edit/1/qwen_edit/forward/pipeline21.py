@@ -43,8 +43,9 @@ class Pipeline21(Pipeline):
         return len(unseen)
 
     def _text(self, templated: str, pictures: Sequence[Image.Image]) -> Text:
+        flat = [flattened(each) for each in pictures]
         with self._tokenizer_lock:
-            inputs = self.parts.processor(text=[templated], images=list(pictures) or None, return_tensors="pt")
+            inputs = self.parts.processor(text=[templated], images=flat or None, return_tensors="pt")
         is_picture = tuple((inputs["input_ids"][0, self._dropped :] == self._slot).tolist())
         encoder = self.parts.text_encoder.model
         with before_last_norm(encoder):
@@ -62,19 +63,18 @@ class Pipeline21(Pipeline):
 
     def encode_picture(self, picture: Image.Image) -> torch.Tensor:
         """VAE latents (tokens, channels) with alpha, on the transformer's device."""
-        rgba = picture.convert("RGBA")
-        pixels = self.parts.image_processor.preprocess(rgba, rgba.height, rgba.width).unsqueeze(2)
+        pixels = self.parts.image_processor.preprocess(picture, picture.height, picture.width).unsqueeze(2)
         latents = self.parts.vae.encode(pixels.to(self.devices.vae, self.parts.vae.dtype)).latent_dist.mode()
         mean, std = self._scaling(latents)
         return self.pack((latents - mean) / std).to(self.devices.transformer).contiguous()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(1, C, 1, h, w) → (3, height, width) in -1..1, in the VAE's dtype"""
+        """(1, C, 1, h, w) → (4, height, width) in -1..1, in the VAE's dtype"""
         vae = self.parts.vae
         latents = latents.to(self.devices.vae, vae.dtype)
         mean, std = self._scaling(latents)
         pictures: torch.Tensor = vae.decode(latents * std + mean, return_dict=False)[0]
-        return pictures[0, :3, 0]
+        return pictures[0, :, 0]
 
     def _scaling(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation by which latents are normalised."""
@@ -94,3 +94,10 @@ def before_last_norm(encoder: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def flattened(picture: Image.Image) -> Image.Image:
+    """On white, as the text encoder sees an RGBA picture."""
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture.getchannel("A"))
+    return white

@@ -26,7 +26,8 @@ from PIL import Image
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.pictures import regions
-from qwen_edit.pictures.images import PictureFile, flattened, has_transparency, judged, on_white
+from qwen_edit.pictures.colour import Colours
+from qwen_edit.pictures.images import PictureFile, flattened, has_transparency, in_srgb, judged, on_white
 
 READY = b"ready"
 NICENESS = 15  # the engine's steps go first
@@ -40,16 +41,30 @@ PR_SET_PDEATHSIG = 1
 
 
 def coloured(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
-    """In sRGB, as the pipelines resize their pictures; colours are converted last, when there are fewest of them."""
+    """In sRGB on white, as the pipelines resize them; colours are converted last, when there are fewest of them."""
     picture, colours = file.decoded(needed_pixels), file.colours
     if has_transparency(picture):
         flat = on_white(picture, colours)
-    elif colours.mode:
-        flat = picture.convert(colours.mode)
-        return [colours.to_srgb(flat.resize(size, Image.Resampling.LANCZOS)) for size in sizes]
-    else:
-        flat = flattened(picture)
+        return [flat.resize(size, Image.Resampling.LANCZOS) for size in sizes]
+    return resized(picture, colours, sizes)
+
+
+def resized(picture: Image.Image, colours: Colours, sizes: list[Size]) -> list[Image.Image]:
+    """Of an opaque picture."""
+    if colours.mode:
+        profiled = picture.convert(colours.mode)
+        return [colours.to_srgb(profiled.resize(size, Image.Resampling.LANCZOS)) for size in sizes]
+    flat = flattened(picture)
     return [flat.resize(size, Image.Resampling.LANCZOS).convert("RGB") for size in sizes]
+
+
+def transparent(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
+    """Likewise, but with its alpha."""
+    picture = file.decoded(needed_pixels)
+    if not has_transparency(picture):
+        return [each.convert("RGBA") for each in resized(picture, file.colours, sizes)]
+    whole = in_srgb(picture, file.colours)
+    return [whole.resize(size, Image.Resampling.LANCZOS) for size in sizes]
 
 
 def region(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
@@ -58,9 +73,10 @@ def region(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> l
 
 
 RESULTS: dict[str, Callable[[PictureFile, int | None, list[Size]], list[Image.Image]]] = {
-    "image": coloured,
-    "mask": region,
-}
+    "RGB": coloured,
+    "RGBA": transparent,
+    "L": region,
+}  # by the mode that is wanted
 
 
 def cpu_seconds(file_bytes: int) -> float:
@@ -92,7 +108,9 @@ def serve(parent: Connection) -> None:
                 parent.send_bytes(json.dumps({"refused": error.detail}).encode())
 
 
-def _answer(parent: Connection, data: bytes, tensor: str, max_pixels: int, needed_pixels: int | None) -> None:
+def _answer(
+    parent: Connection, data: bytes, tensor: str, mode: str, max_pixels: int, needed_pixels: int | None
+) -> None:
     with judged(data, tensor):
         file = PictureFile(data, tensor, max_pixels)
         size = file.size
@@ -101,7 +119,7 @@ def _answer(parent: Connection, data: bytes, tensor: str, max_pixels: int, neede
     if not sizes:
         return
     with judged(data, tensor):
-        pixels = [picture.tobytes() for picture in RESULTS[tensor](file, needed_pixels, sizes)]
+        pixels = [picture.tobytes() for picture in RESULTS[mode](file, needed_pixels, sizes)]
     parent.send_bytes(b"{}")
     for each in pixels:
         parent.send_bytes(each)

@@ -27,7 +27,6 @@ DECODERS = 2
 START_SECONDS = 60.0
 SILENT_SECONDS = 25.0  # of the clock on the wall, for one picture; its CPU time is bounded far below
 TRIES = 2  # of a picture whose decoder was ended from outside
-MODES = {"image": "RGB", "mask": "L"}
 COMMAND = (sys.executable, "-m", "qwen_edit.pictures.decoder")
 ROOT = Path(__file__).parents[2]  # where qwen_edit lies
 
@@ -40,6 +39,7 @@ class Task:
     """What decoder.py's `_answer` takes by these names."""
 
     tensor: str
+    mode: str  # of the pictures that are answered
     max_pixels: int
     needed_pixels: int | None  # of any picture, see PictureFile.decoded
 
@@ -109,9 +109,7 @@ class Decoder:
             self._send(sizes)
         if sizes:
             self._answer(task.tensor)
-        return (width, height), [
-            Image.frombytes(MODES[task.tensor], size, self._connection.recv_bytes()) for size in sizes
-        ]
+        return (width, height), [Image.frombytes(task.mode, size, self._connection.recv_bytes()) for size in sizes]
 
     def _send(self, value: object) -> None:
         self._connection.send_bytes(json.dumps(value).encode())
@@ -128,10 +126,8 @@ class Decoders:
 
     def __init__(self, max_pixels: int, needed_pixels: int) -> None:
         """`needed_pixels`: the most that are wanted of any picture; raises LoadError where they do not start."""
-        self._tasks = {
-            "image": Task("image", max_pixels, needed_pixels),
-            "mask": Task("mask", max_pixels, None),
-        }
+        self._pictures = {mode: Task("image", mode, max_pixels, needed_pixels) for mode in ("RGB", "RGBA")}
+        self._mask = Task("mask", "L", max_pixels, None)
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         started = [Decoder() for _ in range(DECODERS)]
         try:
@@ -143,11 +139,19 @@ class Decoders:
                 decoder.end()
             raise
 
-    def decode(self, tensor: str, data: bytes, wanted: Wanted) -> Decoded:
-        """A picture or a mask, at the sizes that `wanted` tells of its own; raises BadRequest."""
+    def picture(self, data: bytes, wanted: Wanted, *, alpha: bool = False) -> Decoded:
+        """At the sizes that `wanted` tells of its own; RGB on white, or RGBA. Raises BadRequest."""
+        return self._tried(data, wanted, self._pictures["RGBA" if alpha else "RGB"])
+
+    def mask(self, data: bytes, wanted: Wanted) -> Decoded:
+        """Likewise its region."""
+        return self._tried(data, wanted, self._mask)
+
+    def _tried(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
+        tensor = task.tensor
         for _ in range(TRIES):
             try:
-                return self._decode(data, wanted, self._tasks[tensor])
+                return self._decode(data, wanted, task)
             except Ended as ended:
                 if ended.status >= 0:
                     raise  # a bug of ours

@@ -12,7 +12,9 @@ from qwen_edit.families.grid import shaped
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.pipeline import Pipeline
 
-Picture = npt.NDArray[np.uint8]  # (height, width, 3)
+Picture = npt.NDArray[np.uint8]  # (height, width, channels): 3, or 4 of a family that answers alpha
+
+OPAQUE = 255
 
 
 def picture(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry) -> Picture:
@@ -34,6 +36,21 @@ def preview(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry, longe
     return _resampled(rendered, shaped(geometry.answer, (width, height)))
 
 
+def apart(picture: Picture) -> tuple[Picture, npt.NDArray[np.uint8] | None]:
+    """Its colours, and its alpha where it is not opaque."""
+    colours, alpha = picture[..., :3], picture[..., 3:]
+    return colours, alpha[..., 0] if (alpha < OPAQUE).any() else None
+
+
+def on_white(picture: Picture) -> Picture:
+    colours, alpha = apart(picture)
+    if alpha is None:
+        return colours
+    height, width = alpha.shape
+    white = Image.new("RGBA", (width, height), "white")
+    return np.asarray(Image.alpha_composite(white, Image.fromarray(picture)).convert("RGB"))
+
+
 def _resampled(rendered: Picture, size: Size) -> Picture:
     height, width = rendered.shape[:2]
     if size == (width, height):
@@ -42,7 +59,7 @@ def _resampled(rendered: Picture, size: Size) -> Picture:
 
 
 def _levels(decoded: torch.Tensor) -> Picture:
-    """(3, height, width) in -1..1 → grey levels"""
+    """(channels, height, width) in -1..1 → grey levels"""
     levels = (decoded * 0.5 + 0.5).clamp(0, 1).float().mul(255).round().to(torch.uint8)
     picture: Picture = levels.permute(1, 2, 0).contiguous().cpu().numpy()
     return picture

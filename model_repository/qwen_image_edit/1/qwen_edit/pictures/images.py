@@ -164,18 +164,31 @@ def has_transparency(picture: Image.Image) -> bool:
 
 
 def on_white(picture: Image.Image, colours: Colours) -> Image.Image:
-    """In sRGB, as browsers show it; band by band, as it takes several times the memory."""
+    """In sRGB, as browsers show it."""
     flat = Image.new("RGB", picture.size)
+    for top, band in _bands_in_srgb(picture, colours):
+        flat.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+    return flat
+
+
+def in_srgb(picture: Image.Image, colours: Colours) -> Image.Image:
+    """As RGBA."""
+    whole = Image.new("RGBA", picture.size)
+    for top, band in _bands_in_srgb(picture, colours):
+        whole.paste(band, (0, top))
+    return whole
+
+
+def _bands_in_srgb(picture: Image.Image, colours: Colours) -> Iterator[tuple[int, Image.Image]]:
+    """Its rows from the top, as RGBA: band by band, as it takes several times the memory."""
     rows = max(1, BAND_PIXELS // max(1, picture.width))
     for top in range(0, picture.height, rows):
-        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        pixels = band.convert("RGBA")
+        pixels = picture.crop((0, top, picture.width, min(top + rows, picture.height))).convert("RGBA")
         if colours.mode:
             alpha = pixels.getchannel("A")
             pixels = colours.to_srgb(pixels.convert(colours.mode))
             pixels.putalpha(alpha)
-        flat.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), pixels).convert("RGB"), (0, top))
-    return flat
+        yield top, pixels
 
 
 def _alone(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:

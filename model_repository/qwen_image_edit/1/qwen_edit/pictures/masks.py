@@ -24,7 +24,7 @@ class Mask:
 
     denoised: Image.Image  # "L", 255 where the edit may change latents; at the size that is rendered
     region: Image.Image  # "L", 255 where it may change pixels; at the answer's size
-    source: Image.Image  # "RGB", the first reference at the answer's size
+    source: Image.Image  # "RGB" or "RGBA", the first reference at the answer's size
 
     def latent_region(self, latent_pixels: int) -> torch.Tensor:
         """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so."""
@@ -63,7 +63,7 @@ def fit(
             )
         return [output, source.size]
 
-    _, (denoised, region) = decoders.decode("mask", data, wanted)
+    _, (denoised, region) = decoders.mask(data, wanted)
     for each in (denoised, region):
         if is_empty(each):
             raise BadRequest("mask", f"its edited region vanishes at {_shown(each.size)}: make it larger")
