@@ -55,7 +55,8 @@ def _answer(edit: Edit, outputs: list[Output], seconds: float) -> Response:
         "created": int(time.time()),
         "size": f"{width}x{height}",
         "output_format": edit.output_format,
-        **({"num_inference_steps": edit.steps} if edit.steps else {}),
+        "background": "transparent" if any(out.background == "transparent" for out in outputs) else "opaque",
+        **({"num_inference_steps": outputs[0].steps} if edit.steps else {}),
         "usage": usage(outputs, len(edit.images), seconds),
     }
     items = [piece for output in outputs for piece in (b", ", *_item(output))][1:]

@@ -96,6 +96,7 @@ class EventStream(Response):
             yield _event("error", [json.dumps({"type": "error", **error_body(error, "openai")}).encode()])
 
     async def _frame(self, event: Event) -> list[bytes]:
+        background = "opaque"
         match event:
             case Advanced():
                 return [f": progress {event.done}/{event.steps}\n\n".encode()]
@@ -107,7 +108,7 @@ class EventStream(Response):
                     more["index"] = event.job.index
             case Output():
                 name = "image_edit.completed"
-                picture, size = event.picture, event.size
+                picture, size, background = event.picture, event.size, event.background
                 tokens = usage([event], len(event.job.references), self._run.seconds)
                 more = {"usage": tokens, "index": event.job.index, "seed": event.seed}
         fields = {
@@ -115,7 +116,7 @@ class EventStream(Response):
             "created_at": int(time.time()),
             "size": f"{size[0]}x{size[1]}",
             "quality": "auto",
-            "background": "opaque",
+            "background": background,
             "output_format": self._run.edit.output_format,
             **more,
         }

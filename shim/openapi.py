@@ -259,7 +259,8 @@ def _schemas() -> dict[str, Schema]:
     }
     classic_usage = {"processing_time_seconds": {"type": "number"}, "input_images": count, "generated_images": count}
     usage = _object(**tokens, **classic_usage)
-    event = {"b64_json": b64_json, "created_at": count, "size": text, "quality": text, "background": text}
+    event = {"b64_json": b64_json, "created_at": count, "size": text, "quality": text}
+    event["background"] = {"type": "string", "enum": ["opaque", "transparent"]}
     event["output_format"] = {"type": "string", "enum": list(OUTPUT_FORMATS)}
     index = {"index": {**count, "description": "Which of several outputs."}}
     model = _object(id=text, object={"const": "model"}, created=count, owned_by=text)
@@ -274,6 +275,7 @@ def _schemas() -> dict[str, Schema]:
             data={"type": "array", "items": _object(b64_json=b64_json, seed=count), "minItems": 1},
             size={**text, "description": "WIDTHxHEIGHT, of the first."},
             output_format=event["output_format"],
+            background=event["background"],
             usage=usage,
         ),
         "PartialImageEvent": _object(

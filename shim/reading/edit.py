@@ -47,9 +47,15 @@ class Edit:
     seed: int
     output_format: str
     output_compression: int
+    background: str  # auto, opaque or transparent
     stream: bool
     partial_images: int  # of each output, in a stream
     fields: Mapping[str, str]  # the model's tensor → the client's name for it
+
+    @property
+    def shows_alpha(self) -> bool:
+        """Whether an answer may be transparent."""
+        return self.background != "opaque" and self.output_format != "jpeg"
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -123,6 +129,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
         seed=_seed(given),
         output_format=given[fields.OUTPUT_FORMAT],
         output_compression=given[fields.OUTPUT_COMPRESSION],
+        background=given[fields.BACKGROUND],
         stream=given[fields.STREAM],
         partial_images=given[fields.PARTIAL_IMAGES],
         fields={

@@ -144,11 +144,16 @@ OUTPUT_COMPRESSION: Field[int] = Field("output_compression", Integer(0, 100), 10
 RESPONSE_FORMAT: Field[str] = Field(
     "response_format", Choice(("b64_json",), {"url": "only b64_json is answered"}), "b64_json"
 )
+BACKGROUND: Field[str] = Field(
+    "background",
+    Choice(("auto", "opaque"), {"transparent": "outputs are opaque"}),
+    "auto",
+    "`opaque`: what is transparent in an output is shown on white, as it always is in jpeg.",
+)
 STREAM: Field[bool] = Field("stream", Boolean(), False)
 PARTIAL_IMAGES: Field[int] = Field("partial_images", Integer(0, 3), 0, "Unfinished images on the way, in a stream.")
 
 CHECKED: tuple[Field[object], ...] = (
-    Field("background", Choice(("auto", "opaque"), {"transparent": "outputs are opaque"}), None, obeyed=False),
     Field("output_type", Choice(("pil", "pt")), None, obeyed=False),
     Field("max_sequence_length", Integer(1, 1024), None, obeyed=False),
     Field("guidance_scale", Number(0, MAX_CFG_SCALE), None, obeyed=False),
@@ -168,7 +173,7 @@ UNSUPPORTED = {
 
 OBEYED: tuple[Pictures | Field[object], ...] = (
     *(PROMPT, BATCH_FILES, REFERENCE_FILES, ADDRESSES, MASK, N, SIZE, NEGATIVE_PROMPT, STEPS, TRUE_CFG_SCALE, SEED),
-    *(OUTPUT_FORMAT, OUTPUT_COMPRESSION, RESPONSE_FORMAT, STREAM, PARTIAL_IMAGES),
+    *(OUTPUT_FORMAT, OUTPUT_COMPRESSION, BACKGROUND, RESPONSE_FORMAT, STREAM, PARTIAL_IMAGES),
 )
 FIELDS: tuple[Field[object], ...] = (
     *(field for field in OBEYED if isinstance(field, Field)),

@@ -33,6 +33,8 @@ class Output:
     job: Job
     picture: bytes  # base64
     size: tuple[int, int]  # width, height
+    background: str  # OpenAI's word: opaque or transparent
+    steps: int
     seed: int
     timings: dict[str, Any]
 
@@ -112,9 +114,10 @@ class EditRun:
             self._services.metrics.edits_abandoned.inc()
             raise ClientGone(f"The client closed the connection; its edit is dropped {self._where()}") from None
 
-    async def encoded(self, image: npt.NDArray[np.uint8]) -> bytes:
-        """The picture file in base64."""
-        arguments = image, self.edit.output_format, self.edit.output_compression
+    async def encoded(self, image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8] | None = None) -> bytes:
+        """The picture file in base64; with its alpha, or on white where that is not to be seen."""
+        edit = self.edit
+        arguments = image, alpha, edit.shows_alpha, edit.output_format, edit.output_compression
         return await anyio.to_thread.run_sync(encode_base64, *arguments, limiter=self._services.threads)
 
     async def _output(self, job: Job, runner: Runner, slots: asyncio.Semaphore, tell: Tell) -> Output:
@@ -124,8 +127,10 @@ class EditRun:
         async with slots:
             edited = await runner.run(job, report)
         self._done[job.index] = self._steps
-        picture = await self.encoded(edited.image)
-        output = Output(job, picture, size_of(edited.image), edited.seed, edited.timings)
+        is_transparent = edited.alpha is not None and self.edit.shows_alpha
+        picture = await self.encoded(edited.image, edited.alpha)
+        background = "transparent" if is_transparent else "opaque"
+        output = Output(job, picture, size_of(edited.image), background, edited.steps, edited.seed, edited.timings)
         await tell(output)
         return output
 

@@ -39,6 +39,7 @@ class Outcome:
     image: npt.NDArray[np.uint8] | None  # (H, W, 3), of a finished edit
     latents: npt.NDArray[np.float32] | None  # (tokens, channels), of one that stopped before
     preview: npt.NDArray[np.uint8] | None  # (H, W, 3)
+    alpha: npt.NDArray[np.uint8] | None = None  # (H, W), of a finished edit that is not opaque
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ Report = Callable[[Job, Outcome], Awaitable[None]]
 @dataclass(frozen=True)
 class Edited:
     image: npt.NDArray[np.uint8]  # (H, W, 3)
+    alpha: npt.NDArray[np.uint8] | None  # (H, W); None: opaque
+    steps: int
     seed: int
     timings: dict[str, Any]
 
@@ -152,7 +155,7 @@ class Runner:
             outcome = await self._sent(segment, patience)
             outcomes.append(_without_pixels(outcome))
             if outcome.image is not None:
-                return Edited(outcome.image, outcome.seed, _timings(outcomes))
+                return Edited(outcome.image, outcome.alpha, outcome.steps, outcome.seed, _timings(outcomes))
             if outcome.step not in self.plan.partials(outcome.steps):
                 outcome = replace(outcome, preview=None)
             segment = segment.following(outcome)
@@ -209,7 +212,7 @@ def back_off() -> Iterator[float]:
 
 
 def _without_pixels(outcome: Outcome) -> Outcome:
-    return replace(outcome, image=None, latents=None, preview=None)
+    return replace(outcome, image=None, latents=None, preview=None, alpha=None)
 
 
 def _timings(outcomes: list[Outcome]) -> dict[str, Any]:

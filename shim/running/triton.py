@@ -183,6 +183,7 @@ def _parse(tensors: Tensors) -> Outcome:
         image=tensors.get("image"),
         latents=tensors.get("latents"),
         preview=tensors.get("preview_image"),
+        alpha=tensors.get("alpha"),
     )
 
 

@@ -25,8 +25,17 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(
             for each in (server, whole)
         ]
         assert [answer.status_code for answer in answers] == [200, 200], server.log
+        opaque = [
+            requests.post(f"{server.url}/v1/images/edits", data=asked | more, files=files, timeout=60).json()
+            for more in ({"background": "opaque"}, {"output_format": "jpeg"})
+        ]
         made = server.metric("qwen_edit_steps_total")
     in_segments, in_one = (pictures(answer.json()) for answer in answers)
-    assert in_segments[0].shape == (64, 96, 3)
+    assert in_segments[0].shape == (64, 96, 4)
     assert same(in_segments, in_one)
-    assert made == 2 * 8, "eight steps are what the checkpoint knows"
+    assert {(answer.json()["background"], answer.json()["num_inference_steps"]) for answer in answers} == {
+        ("transparent", 8)
+    }
+    assert [answer["background"] for answer in opaque] == ["opaque", "opaque"]
+    assert pictures(opaque[0])[0].shape == (64, 96, 3)
+    assert made == 4 * 8, "eight steps are what the checkpoint knows"

@@ -30,7 +30,18 @@ def test_the_compression_is_a_quality(output_format: str) -> None:
 
 
 def test_a_picture_is_an_object_with_raw_base64() -> None:
-    picture = encode_base64(PIXELS, "png", 100)
+    picture = encode_base64(PIXELS, None, True, "png", 100)
     item = json.loads(b"".join(picture_object(picture, {"seed": 7, "usage": {}})))
     assert item == {"b64_json": picture.decode(), "seed": 7, "usage": {}}
     assert base64.b64decode(picture) == encode(PIXELS, "png", 100)
+
+
+def test_alpha_is_kept_or_the_picture_shown_on_white() -> None:
+    alpha = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
+    kept, shown = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(encode_base64(PIXELS, alpha, shows, "png", 100)))))
+        for shows in (True, False)
+    )
+    assert np.array_equal(kept, np.dstack([PIXELS, alpha]))
+    share = alpha[..., None] / 255
+    assert np.abs(shown - (PIXELS * share + 255 * (1 - share))).max() <= 1
