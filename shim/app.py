@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shim.context import PATH_CHARS, RequestContext, State, answer_error
-from shim.edits import edit_images
+from shim.edits import edit_images, generate_images
 from shim.errors import ModelNotFound, ShimError
 from shim.guards.auth import authorize
 from shim.guards.body_limit import BodyLimit
@@ -31,7 +31,7 @@ from shim.guards.tidy_path import TidyPath
 from shim.health import health, ready
 from shim.limits import BODIES_IN_FLIGHT, SPOOLED_BODIES
 from shim.metrics import Metrics
-from shim.openapi import describe
+from shim.openapi.description import describe
 from shim.page import page_routes
 from shim.reading.spool import Spool
 from shim.running.drain import Drain
@@ -40,7 +40,10 @@ from shim.running.services import Services
 from shim.running.triton import Triton
 from shim.settings import Settings
 
-EDIT_PATHS = ("/v1/images/edits", "/images/edits", "/openai/deployments/{model}/images/edits")
+EDIT_PATHS, GENERATION_PATHS = (
+    (f"/v1/images/{what}", f"/images/{what}", f"/openai/deployments/{{model}}/images/{what}")
+    for what in ("edits", "generations")
+)
 
 
 def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
@@ -57,6 +60,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
             Route("/v1/models", list_models),
             Route("/v1/models/{model}", tell_model),
             *(Route(path, edit_images, methods=["POST"]) for path in EDIT_PATHS),
+            *(Route(path, generate_images, methods=["POST"]) for path in GENERATION_PATHS),
         ],
         middleware=_middleware(settings, metrics),
         exception_handlers={kind: answer_error for kind in (ShimError, HTTPException, ClientDisconnect)},
@@ -107,7 +111,7 @@ def _lifespan(
 
 
 def serve_description(settings: Settings) -> Callable[[Request[State]], Awaitable[Response]]:
-    description = describe(settings, EDIT_PATHS)
+    description = describe(settings, EDIT_PATHS, GENERATION_PATHS)
 
     async def serve(request: Request[State]) -> Response:
         return JSONResponse(description)

@@ -12,7 +12,8 @@ from starlette.types import Scope
 
 Dialect = Literal["classic", "openai"]
 
-OPENAI_PATH = re.compile(r"/v1/(?!images/edits$)|/openai/")  # which no classic client asks for
+Purpose = Literal["edit", "generation"]
+OPENAI_PATH = re.compile(r"/v1/(?!images/edits$)|/openai/|/images/generations$")  # which no classic client asks for
 BATCH = "images"
 REFERENCES = ("image", "image[]")
 URLS = ("url", "url[]")

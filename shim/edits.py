@@ -1,4 +1,4 @@
-"""POST …/images/edits: body → edit → k×n jobs → one answer, whole or as a stream."""
+"""POST …/images/edits and …/generations: body → edit → k×n jobs → one answer, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from shim.context import State, log_fields
+from shim.dialect import Purpose
 from shim.errors import ModelNotReady
 from shim.event_stream import EventStream
 from shim.guards.auth import authorize
@@ -23,12 +24,23 @@ CHUNK_BYTES = 2**18
 
 
 async def edit_images(request: Request[State]) -> Response:
+    return await _answered(request, "edit")
+
+
+async def generate_images(request: Request[State]) -> Response:
+    """Where the model makes pictures of a text alone; another says that it does not."""
+    return await _answered(request, "generation")
+
+
+async def _answered(request: Request[State], purpose: Purpose) -> Response:
     services = request.state["services"]
     settings = services.settings
     authorize(request.headers, settings.api_key)
     services.flood.check()
     async with AsyncExitStack() as resources:
-        edit = await resources.enter_async_context(read_edit(request, settings, services.spool, services.threads))
+        edit = await resources.enter_async_context(
+            read_edit(request, purpose, settings, services.spool, services.threads)
+        )
         if not await services.readiness.is_ready():
             raise ModelNotReady("Model is not ready yet")
         logger.info(

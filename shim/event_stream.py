@@ -35,6 +35,7 @@ HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # nginx
 }
+PREFIXES = {"edit": "image_edit", "generation": "image_generation"}  # of the events' names
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -101,13 +102,13 @@ class EventStream(Response):
             case Advanced():
                 return [f": progress {event.done}/{event.steps}\n\n".encode()]
             case Partial():
-                name = "image_edit.partial_image"
+                name = f"{PREFIXES[self._run.edit.purpose]}.partial_image"
                 picture, size = await self._run.encoded(event.image), size_of(event.image)
                 more: dict[str, Any] = {"partial_image_index": event.index}
                 if self._run.several:
                     more["index"] = event.job.index
             case Output():
-                name = "image_edit.completed"
+                name = f"{PREFIXES[self._run.edit.purpose]}.completed"
                 picture, size, background = event.picture, event.size, event.background
                 tokens = usage([event], len(event.job.references), self._run.seconds)
                 more = {"usage": tokens, "index": event.job.index, "seed": event.seed}

@@ -12,7 +12,7 @@ from qwen_edit.pictures import images, regions
 
 from shim import context, limits
 from shim.app import EDIT_PATHS
-from shim.openapi import describe
+from shim.openapi.description import describe
 from shim.reading import fields
 from shim.reading.kinds import Steps
 from shim.reading.pictures import FORMATS

@@ -14,7 +14,7 @@ from anyio import CapacityLimiter
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
 
-from shim.dialect import BATCH, Dialect, hear_parts, is_json
+from shim.dialect import BATCH, Dialect, Purpose, hear_parts, is_json
 from shim.errors import InvalidInput, UnsupportedMediaType
 from shim.guards.body_limit import content_length
 from shim.limits import MAX_RANDOM_SEED, MAX_SEED
@@ -35,6 +35,9 @@ CLASSIC_SIDE = 1024  # pixels
 
 @dataclass(frozen=True)
 class Edit:
+    """Of pictures, or the making of one from a text alone."""
+
+    purpose: Purpose
     dialect: Dialect
     prompt: str
     negative_prompt: str | None
@@ -79,7 +82,7 @@ class Job:
 
 @asynccontextmanager
 async def read_edit(
-    request: Request[Any], settings: Settings, spool: Spool, threads: CapacityLimiter
+    request: Request[Any], purpose: Purpose, settings: Settings, spool: Spool, threads: CapacityLimiter
 ) -> AsyncIterator[Edit]:
     """The request's edit, whose pictures can be read until the end. Heavy work is done in few `threads`."""
     headers = request.headers
@@ -88,10 +91,15 @@ async def read_edit(
         declared = min(content_length(headers), settings.max_body_bytes)
         # The pictures of a JSON body are kept once more, decoded.
         chunks = share.filled(request.stream(), declared, copies=2 if is_json(headers) else 1)
-        async with open_json(chunks, threads) if is_json(headers) else open_multipart(headers, chunks) as parts:
+        reading = (
+            open_json(chunks, threads, needs_pictures=purpose == "edit")
+            if is_json(headers)
+            else open_multipart(headers, chunks)
+        )
+        async with reading as parts:
             dialect = hear_parts(request.scope, parts)
             linked = await anyio.to_thread.run_sync(link_addresses, parts, opened)
-            edit = edit_of(linked, dialect, settings)
+            edit = edit_of(linked, dialect, settings, purpose)
             await fetch_all([picture.upload for picture in edit.pictures], settings.allowed_image_hosts, share)
             # The texts of one PNG may unpack to 64 MB.
             await anyio.to_thread.run_sync(_check, edit.pictures, settings.max_input_pixels, limiter=threads)
@@ -109,14 +117,15 @@ def _check(pictures: tuple[Picture, ...], max_pixels: int) -> None:
         picture.check(max_pixels)
 
 
-def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
+def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Purpose = "edit") -> Edit:
     """All that can be known before a picture is looked at."""
     form = Form(parts)
     given = Given(form.texts, settings)
     given.check(fields.RESPONSE_FORMAT, *fields.CHECKED)
-    images = _images(form, dialect, settings)
+    images = _images(form, dialect, settings) if purpose == "edit" else _no_images(form)
     mask = _mask(form, dialect, len(images))
     return Edit(
+        purpose=purpose,
         dialect=dialect,
         prompt=_prompt(given),
         negative_prompt=given[fields.NEGATIVE_PROMPT],
@@ -133,7 +142,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings) -> Edit:
         stream=given[fields.STREAM],
         partial_images=given[fields.PARTIAL_IMAGES],
         fields={
-            "image": images[0].name,
+            **({"image": images[0].name} if images else {}),
             "num_inference_steps": given.spelling(fields.STEPS),
             "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
             **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed")},
@@ -155,6 +164,13 @@ def _images(form: Form, dialect: Dialect, settings: Settings) -> tuple[Picture, 
     if not batch and not references:
         raise InvalidInput("Image is required", param=BATCH if dialect == "classic" else "image")
     return batch or references
+
+
+def _no_images(form: Form) -> tuple[Picture, ...]:
+    for name, uploads in ((BATCH, form.batch), ("image", form.references), ("mask", form.masks)):
+        if uploads:
+            raise InvalidInput(f"{name}: a picture is made of the prompt alone here; POST /v1/images/edits", param=name)
+    return ()
 
 
 def _mask(form: Form, dialect: Dialect, images: int) -> Picture | None:

@@ -26,17 +26,19 @@ SOURCE = 'an object with image_url, as in {"image_url": "data:image/png;base64,â
 
 
 @asynccontextmanager
-async def open_json(chunks: AsyncIterable[bytes], threads: CapacityLimiter) -> AsyncIterator[list[Part]]:
+async def open_json(
+    chunks: AsyncIterable[bytes], threads: CapacityLimiter, *, needs_pictures: bool = True
+) -> AsyncIterator[list[Part]]:
     """The body as parts; their files are closed at the end."""
     with ExitStack() as opened:
         body = UploadFile(opened.enter_context(spooled()))
         async for chunk in chunks:
             await body.write(chunk)
         # A body that is parsed is in memory as a whole.
-        yield await anyio.to_thread.run_sync(read_json, body.file, opened, limiter=threads)
+        yield await anyio.to_thread.run_sync(read_json, body.file, opened, needs_pictures, limiter=threads)
 
 
-def read_json(body: BinaryIO, opened: ExitStack) -> list[Part]:
+def read_json(body: BinaryIO, opened: ExitStack, needs_pictures: bool = True) -> list[Part]:
     """Blocks; `opened` closes the parts' files."""
     body.seek(0)
     strings = LongStrings(body.read())
@@ -47,7 +49,7 @@ def read_json(body: BinaryIO, opened: ExitStack) -> list[Part]:
         images = [images]
     if not isinstance(images, list):
         _refuse(IMAGES, images, f"a list; each element is {SOURCE}")
-    if not images:
+    if not images and needs_pictures:
         raise InvalidInput(f"{IMAGES} is required: a list; each element is {SOURCE}", param=IMAGES)
     if len(images) > MAX_FILES:
         raise InvalidInput(f"{IMAGES} takes at most {MAX_FILES} pictures, got {len(images)}", param=IMAGES)

@@ -139,7 +139,8 @@ def body_of(segment: Segment, call_id: str) -> Body:
 def _tensors(segment: Segment) -> Iterator[Tensor]:
     """What neither the client gave nor the model told is left out: the model's defaults are its own."""
     job, edit = segment.job, segment.job.edit
-    yield byte_strings("image", *job.references)
+    if job.references:
+        yield byte_strings("image", *job.references)
     yield byte_strings("prompt", edit.prompt.encode())
     yield numbers("seed", "INT64", job.seed)
     yield numbers("arrival", "FP64", segment.arrival)

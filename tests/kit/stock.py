@@ -34,7 +34,7 @@ def areas(sizes: Sizes) -> Iterator[None]:
 @torch.inference_mode()
 def run(
     pipeline: Any,
-    images: Sequence[Image.Image],
+    images: Sequence[Image.Image] | None,
     *,
     prompt: str,
     negative_prompt: str | None,
@@ -49,7 +49,7 @@ def run(
     pipeline.set_progress_bar_config(disable=True)
     width, height = size or (None, None)
     # The Edit pipeline does not resize a picture for the text encoder when it comes in a list.
-    image = images[0] if type(pipeline).__name__ == "QwenImageEditPipeline" else list(images)
+    image = images and (images[0] if type(pipeline).__name__ == "QwenImageEditPipeline" else list(images))
     output = pipeline(
         image=image,
         prompt=prompt,

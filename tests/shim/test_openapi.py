@@ -9,9 +9,9 @@ from starlette.datastructures import UploadFile
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from shim.app import EDIT_PATHS, create_app
+from shim.app import EDIT_PATHS, GENERATION_PATHS, create_app
 from shim.errors import ANSWERS, ClientGone, InvalidInput
-from shim.openapi import describe
+from shim.openapi.description import describe
 from shim.reading.edit import edit_of
 from shim.reading.fields import json_kinds
 from shim.settings import Settings
@@ -30,7 +30,7 @@ MULTIPART, JSON = "multipart/form-data", "application/json"
 
 @pytest.fixture(scope="module")
 def description() -> dict[str, Any]:
-    return describe(Settings(), EDIT_PATHS)
+    return describe(Settings(), EDIT_PATHS, GENERATION_PATHS)
 
 
 def body(description: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_it_is_served_without_a_key(serve: Callable[..., TestClient]) -> None:
     settings = Settings.from_environment({"API_KEY": "secret", "MAX_STEPS": "7"})
     answer = serve(API_KEY="secret", MAX_STEPS="7").get("/openapi.json")
     assert answer.status_code == 200
-    assert answer.json() == describe(settings, EDIT_PATHS)
+    assert answer.json() == describe(settings, EDIT_PATHS, GENERATION_PATHS)
     assert "secret" not in answer.text
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import openai
+import pytest
 import requests
+from PIL import Image
 
 from tests.kit.answers import pictures, same
-from tests.kit.servers import serve, serve_shim
+from tests.kit.servers import Server, serve, serve_shim
 
 
-def test_a_turbo_edit_in_segments_is_that_in_one_piece(
-    sensitive: Callable[[str], Path], photo: Callable[[str], bytes]
-) -> None:
+@pytest.fixture(scope="module")
+def turbo(sensitive: Callable[[str], Path]) -> Iterator[Server]:
+    with serve(sensitive("2.1-turbo"), REFERENCE_AREA="16384", SEGMENT_STEPS="3", MAX_REFERENCES="10") as server:
+        yield server
+
+
+def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Callable[[str], bytes]) -> None:
     asked = {"prompt": "make it blue", "size": "96x64", "seed": "5", "steps": "4"}
     files = [("image[]", photo("cat")), ("image[]", photo("coffee"))]
-    with (
-        serve(sensitive("2.1-turbo"), REFERENCE_AREA="16384", SEGMENT_STEPS="3") as server,
-        serve_shim(f"http://{server.triton_http}", SEGMENT_STEPS="0") as whole,
-    ):
+    before = turbo.metric("qwen_edit_steps_total")
+    with serve_shim(f"http://{turbo.triton_http}", SEGMENT_STEPS="0") as whole:
         answers = [
-            requests.post(f"{each.url}/v1/images/edits", data=asked, files=files, timeout=60)
-            for each in (server, whole)
+            requests.post(f"{each.url}/v1/images/edits", data=asked, files=files, timeout=60) for each in (turbo, whole)
         ]
-        assert [answer.status_code for answer in answers] == [200, 200], server.log
-        opaque = [
-            requests.post(f"{server.url}/v1/images/edits", data=asked | more, files=files, timeout=60).json()
-            for more in ({"background": "opaque"}, {"output_format": "jpeg"})
-        ]
-        made = server.metric("qwen_edit_steps_total")
+    assert [answer.status_code for answer in answers] == [200, 200], turbo.log
+    opaque = [
+        requests.post(f"{turbo.url}/v1/images/edits", data=asked | more, files=files, timeout=60).json()
+        for more in ({"background": "opaque"}, {"output_format": "jpeg"})
+    ]
     in_segments, in_one = (pictures(answer.json()) for answer in answers)
     assert in_segments[0].shape == (64, 96, 4)
     assert same(in_segments, in_one)
@@ -38,4 +43,41 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(
     }
     assert [answer["background"] for answer in opaque] == ["opaque", "opaque"]
     assert pictures(opaque[0])[0].shape == (64, 96, 3)
-    assert made == 4 * 8, "eight steps are what the checkpoint knows"
+    assert turbo.metric("qwen_edit_steps_total") - before == 4 * 8, "eight steps are what the checkpoint knows"
+
+
+def test_openais_sdk_edits_ten_pictures_and_makes_one_of_a_text(turbo: Server, photo: Callable[[str], bytes]) -> None:
+    more = {"seed": 3}
+    with openai.OpenAI(base_url=f"{turbo.url}/v1", api_key="none", max_retries=0) as client:
+        edited = client.images.edit(image=[photo("cat")] * 10, prompt="x", size="auto", extra_body=more)
+        made = client.images.generate(prompt="a cat", n=2, size="auto", extra_body=more)
+        streamed = list(client.images.generate(prompt="a cat", stream=True, partial_images=1, extra_body=more))
+    assert edited.usage
+    assert edited.usage.input_tokens_details.image_tokens > 10 * 50
+    sizes = [Image.open(io.BytesIO(base64.b64decode(item.b64_json or ""))).size for item in made.data or ()]
+    assert sizes == [(128, 128), (128, 128)]
+    assert [event.type for event in streamed] == ["image_generation.partial_image", "image_generation.completed"]
+    assert streamed[-1].size == "128x128"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"prompt": "x", "size": "source"}, 400, "size: the source's, without a reference image"),
+        ({"prompt": "x", "images": [{"image_url": "data:image/png;base64,AAAA"}]}, 400, "of the prompt alone here"),
+        ({}, 400, "prompt is required"),
+    ],
+    ids=["source", "pictures", "no prompt"],
+)
+def test_a_generation_that_cannot_be_is_refused(
+    turbo: Server, body: dict[str, object], status: int, words: str
+) -> None:
+    answer = requests.post(f"{turbo.url}/v1/images/generations", json=body, timeout=30)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["message"]
+
+
+def test_a_model_that_only_edits_says_so(stack: Server) -> None:
+    answer = requests.post(f"{stack.url}/v1/images/generations", json={"prompt": "a cat"}, timeout=30)
+    assert answer.status_code == 400
+    assert "at least one encoded reference image is needed: this checkpoint edits" in answer.json()["error"]["message"]

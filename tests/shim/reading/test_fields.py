@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shim.errors import InvalidInput
-from shim.openapi import describe
+from shim.openapi.description import describe
 from shim.reading.fields import FIELDS, SEED, STEPS, TRUE_CFG_SCALE, UNSUPPORTED, Given, N, markdown_rows
 from shim.settings import Settings
 

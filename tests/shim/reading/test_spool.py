@@ -109,7 +109,7 @@ async def test_a_request_has_its_share_until_its_edit_is_done(kind: str, body: b
     headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": {}}
     spool = Spool(10**6)
-    async with read_edit(Request(scope, receive), Settings(), spool, CapacityLimiter(1)) as edit:
+    async with read_edit(Request(scope, receive), "edit", Settings(), spool, CapacityLimiter(1)) as edit:
         assert edit.prompt == "x"
         assert spool.held == copies * len(body)
     assert spool.held == 0

@@ -56,6 +56,7 @@ class Defaults:
     true_cfg_scale: float
     negative_prompt: str
     fixed_steps: int | None = None  # of every edit, where the checkpoint knows no other number
+    least_references: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def parse(
     return EditRequest(
         id=printable(request_id),
         edit_id=CALL.sub("", request_id),
-        images=_images(values, limits),
+        images=_images(values, limits, defaults.least_references),
         prompt=_prompt(values),
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
         mask=_mask(values),
@@ -152,9 +153,13 @@ def _unbatched(name: str, tensor: Array) -> Array:
     return value
 
 
-def _images(values: Mapping[str, Array], limits: Limits) -> tuple[bytes, ...]:
+def _images(values: Mapping[str, Array], limits: Limits, least: int) -> tuple[bytes, ...]:
+    if "image" not in values and not least:
+        if "mask" in values:
+            raise BadRequest("mask", "a mask without a reference image: send the picture that it is of")
+        return ()
     if "image" not in values:
-        raise BadRequest("image", "at least one encoded reference image is needed")
+        raise BadRequest("image", "at least one encoded reference image is needed: this checkpoint edits pictures")
     images = tuple(_bytes("image", item) for item in values["image"])
     if not 1 <= len(images) <= limits.references:
         raise BadRequest("image", f"{len(images)} reference images: 1 to {limits.references} are allowed")

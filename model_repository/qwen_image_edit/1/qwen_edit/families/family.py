@@ -24,6 +24,7 @@ class Family:
     true_cfg_scale: float = 4.0  # of an edit that names none
     negative_prompt: str = " "  # likewise; empty: no guidance. The authors run it with one space
     renormalises: bool = True  # a guided velocity, to each token's norm without guidance
+    least_references: int = 1  # 0: it makes pictures of a text alone too
     reads_alpha: bool = False  # of references, and answers it; else they are flattened on white
     # Text and references are a prefix, the same at every step; sides are multiples of two tokens.
     has_prefix: bool = False

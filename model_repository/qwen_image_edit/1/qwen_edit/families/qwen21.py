@@ -8,6 +8,7 @@ QWEN21 = Family(
     pipeline="QwenImage21Pipeline",
     module="diffusers.pipelines.qwenimage21.pipeline_qwenimage21",
     max_references=10,
+    least_references=0,
     num_inference_steps=40,
     condition_area=MEGAPIXEL,
     names_pictures=False,

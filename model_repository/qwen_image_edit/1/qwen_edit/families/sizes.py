@@ -13,6 +13,7 @@ from qwen_edit.settings import MIN_SIDE, Limits
 
 ENLARGED = 6  # times MAX_PIXELS: the most that a picture has in an answer of its own size, a phone's by default
 MAX_ANSWER_SIDE = 16_384  # pixels
+SQUARE: Size = (1, 1)  # the shape of an output that has no reference
 EVEN = 2  # tokens: an odd number of them has no middle, and a checkpoint of one area would shift its picture
 
 
@@ -77,7 +78,9 @@ class Sizes:
                 f"{len(images)} reference images: this checkpoint ({self.family.pipeline}) takes at most "
                 f"{self.family.max_references}",
             )
-        shaping = images[0] if masked else images[self.family.sizes_output_by]
+        if not images and requested == SOURCE:
+            raise BadRequest("size", "the source's, without a reference image: name the size")
+        shaping = SQUARE if not images else images[0] if masked else images[self.family.sizes_output_by]
         if requested is None:
             output = self._at_area(shaping)
             answer = output if aspect_error(output, shaping) <= AUTO_OFF else shaped(shaping, output)

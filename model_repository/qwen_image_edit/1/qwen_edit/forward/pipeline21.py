@@ -26,6 +26,9 @@ class Pipeline21(Pipeline):
         self._slot: int = parts.processor.tokenizer.convert_tokens_to_ids(SLOT)
 
     def templated(self, text: str, pictures: int) -> str:
+        if not pictures:
+            without: str = self.parts.prompt_template_t2i
+            return without.format(text)
         named = " ".join(f"<image{number}>{PICTURE}" for number in range(1, pictures + 1))
         template: str = self.parts.prompt_template_ti2i
         return template.replace(f"<image1>{PICTURE}", named).format(text)

@@ -149,6 +149,7 @@ def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline) -
             family.true_cfg_scale,
         ),
         negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), family.negative_prompt),
+        least_references=family.least_references,
         fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )
 

@@ -23,12 +23,11 @@ from shim.errors import (
 )
 from shim.health import VERSION
 from shim.limits import MAX_URL_CHARS
+from shim.openapi.schemas import Schema, schemas
 from shim.reading.edit import classic_size
-from shim.reading.fields import ADDRESSES, BATCH_FILES, FIELDS, OUTPUT_FORMATS, REFERENCE_FILES, Pictures
+from shim.reading.fields import ADDRESSES, BATCH_FILES, FIELDS, REFERENCE_FILES, Pictures
 from shim.reading.kinds import in_force
 from shim.settings import Settings
-
-Schema = dict[str, Any]
 
 MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 DEPLOYMENT = {**MODEL, "description": "Any."}
@@ -45,14 +44,21 @@ field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_fra
 refused.
 
 Errors have the shape of the caller's kind: a string `error` beside `message`, or OpenAI's `error` object."""
+ABOUT_GENERATIONS = """\
+Where the checkpoint makes pictures of a text alone, as Qwen-Image-2.1 does; another refuses, as it only edits.
+The fields are those of an edit, without its pictures. Errors have OpenAI's shape."""
 ABOUT_STREAMS = """\
 With `stream=true`: server-sent events. `image_edit.partial_image` (PartialImageEvent), one `image_edit.completed`
-(CompletedEvent) for each output, and `error` (ErrorEvent), after which the stream ends. Lines that begin with a colon
-are comments: they keep the connection alive and may report the step, as in `: progress 12/50`."""
+(CompletedEvent) for each output, and `error` (ErrorEvent), after which the stream ends; of a generation the names begin
+with `image_generation`. Lines that begin with a colon are comments: they keep the connection alive and may report the
+step, as in `: progress 12/50`."""
 
 
-def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
-    paths: dict[str, Any] = {path: {"post": _edit(settings, index)} for index, path in enumerate(edit_paths)}
+def describe(settings: Settings, edit_paths: Iterable[str], generation_paths: Iterable[str] = ()) -> dict[str, Any]:
+    paths: dict[str, Any] = {
+        **{path: {"post": _edit(settings, index)} for index, path in enumerate(edit_paths)},
+        **{path: {"post": _generation(settings, index)} for index, path in enumerate(generation_paths)},
+    }
     for path, item in paths.items():
         if "{model}" in path:
             item["parameters"] = [DEPLOYMENT]
@@ -61,7 +67,7 @@ def describe(settings: Settings, edit_paths: Iterable[str]) -> dict[str, Any]:
         "info": {"title": "Qwen-Image-Edit", "version": VERSION},
         "paths": {**_probes(), **_models(settings), **paths},
         "components": {
-            "schemas": _schemas(),
+            "schemas": schemas(),
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic", "description": "Any user; the key is the password."},
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -99,21 +105,37 @@ def _models(settings: Settings) -> dict[str, Any]:
 
 
 def _edit(settings: Settings, index: int) -> dict[str, Any]:
+    bodies = {"multipart/form-data": _multipart(settings), "application/json": _json_body(settings)}
+    return _post("editImages", index, "Edit images after a prompt", ABOUT_EDITS, settings, bodies)
+
+
+def _generation(settings: Settings, index: int) -> dict[str, Any]:
+    fields = _fields(settings)
+    prompt = fields.pop("prompt")
+    nullable = {name: _or_null(schema) for name, schema in fields.items()}
+    bodies = {
+        "application/json": _object_of({"prompt": prompt, **nullable}),
+        "multipart/form-data": _object_of({"prompt": prompt, **fields}),
+    }
+    return _post("generateImages", index, "Make images of a prompt alone", ABOUT_GENERATIONS, settings, bodies)
+
+
+def _object_of(fields: Mapping[str, Schema]) -> Schema:
+    return {"type": "object", "properties": dict(fields), "required": ["prompt"]}
+
+
+def _post(
+    name: str, index: int, summary: str, about: str, settings: Settings, bodies: Mapping[str, Schema]
+) -> dict[str, Any]:
     return {
-        "operationId": "editImages" + (str(index + 1) if index else ""),
-        "summary": "Edit images after a prompt",
-        "description": ABOUT_EDITS,
+        "operationId": name + (str(index + 1) if index else ""),
+        "summary": summary,
+        "description": about,
         "security": _security(settings),
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": _multipart(settings)},
-                "application/json": {"schema": _json_body(settings)},
-            },
-        },
+        "requestBody": {"required": True, "content": {kind: {"schema": body} for kind, body in bodies.items()}},
         "responses": {
             "200": {
-                "description": "The edited images. " + ABOUT_STREAMS,
+                "description": "The images. " + ABOUT_STREAMS,
                 "headers": {"x-request-id": REQUEST_ID},
                 "content": {**_json("Images"), "text/event-stream": {"schema": {"type": "string"}}},
             },
@@ -239,55 +261,3 @@ def _fields(settings: Settings) -> dict[str, Schema]:
 def _or_null(schema: Schema) -> Schema:
     nullable = {**schema, "type": [schema["type"], "null"]}
     return {**nullable, "enum": [*schema["enum"], None]} if "enum" in schema else nullable
-
-
-def _object(optional: Mapping[str, Schema] | None = None, **required: Schema) -> Schema:
-    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
-
-
-def _schemas() -> dict[str, Schema]:
-    text: Schema = {"type": "string"}
-    count: Schema = {"type": "integer", "minimum": 0}
-    text_or_null: Schema = {"type": ["string", "null"]}
-    openai_error = _object(message=text, type=text, param=text_or_null, code=text)
-    b64_json = {**text, "contentEncoding": "base64", "description": "The picture's bytes."}
-    tokens = {
-        "input_tokens": count,
-        "output_tokens": count,
-        "total_tokens": count,
-        "input_tokens_details": _object(text_tokens=count, image_tokens=count),
-    }
-    classic_usage = {"processing_time_seconds": {"type": "number"}, "input_images": count, "generated_images": count}
-    usage = _object(**tokens, **classic_usage)
-    event = {"b64_json": b64_json, "created_at": count, "size": text, "quality": text}
-    event["background"] = {"type": "string", "enum": ["opaque", "transparent"]}
-    event["output_format"] = {"type": "string", "enum": list(OUTPUT_FORMATS)}
-    index = {"index": {**count, "description": "Which of several outputs."}}
-    model = _object(id=text, object={"const": "model"}, created=count, owned_by=text)
-    return {
-        "Health": _object(status={"const": "healthy"}, timestamp=text, version=text),
-        "Ready": _object(status={"const": "ready"}, model_loaded={"const": True}, timestamp=text),
-        "Model": model,
-        "Models": _object(object={"const": "list"}, data={"type": "array", "items": model}),
-        "Images": _object(
-            {"num_inference_steps": {**count, "description": "Steps made, where they were asked for."}},
-            created=count,
-            data={"type": "array", "items": _object(b64_json=b64_json, seed=count), "minItems": 1},
-            size={**text, "description": "WIDTHxHEIGHT, of the first."},
-            output_format=event["output_format"],
-            background=event["background"],
-            usage=usage,
-        ),
-        "PartialImageEvent": _object(
-            index, type={"const": "image_edit.partial_image"}, partial_image_index=count, **event
-        ),
-        "CompletedEvent": _object(type={"const": "image_edit.completed"}, **index, seed=count, **event, usage=usage),
-        "ErrorEvent": _object(type={"const": "error"}, error=openai_error),
-        "ClassicError": _object(error={"enum": _codes()}, message=text),
-        "OpenAIError": _object(error=openai_error),
-        "Error": {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("ClassicError", "OpenAIError")]},
-    }
-
-
-def _codes() -> list[str]:
-    return [answer.code for answer in ANSWERS.values() if answer.status != 499]
