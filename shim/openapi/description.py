@@ -23,7 +23,7 @@ from shim.errors import (
 )
 from shim.health import VERSION
 from shim.limits import MAX_URL_CHARS
-from shim.openapi.schemas import Schema, schemas
+from shim.openapi.schemas import EVENTS, Schema, schemas
 from shim.reading.edit import classic_size
 from shim.reading.fields import ADDRESSES, BATCH_FILES, FIELDS, REFERENCE_FILES, Pictures
 from shim.reading.kinds import in_force
@@ -32,6 +32,12 @@ from shim.settings import Settings
 MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 DEPLOYMENT = {**MODEL, "description": "Any."}
 REQUEST_ID = {"description": "The caller's own, if well formed, else a new one.", "schema": {"type": "string"}}
+REQUEST_ID_GIVEN = {
+    "name": "x-request-id",
+    "in": "header",
+    "description": "By which logs and the answer name the request.",
+    "schema": {"type": "string"},
+}
 EDIT_ERRORS = (
     *(InvalidInput, Unauthorized, Forbidden, BodyTimeout, PayloadTooLarge, UnsupportedMediaType, QueueFull),
     *(GenerationError, InternalError, ModelNotReady, GenerationTimeout),
@@ -39,9 +45,9 @@ EDIT_ERRORS = (
 ABOUT_EDITS = """\
 Two kinds of caller. Files named `images` are a batch: each is edited on its own, with `n` variants of each. Files named
 `image` or `image[]`, addresses in `url` or `url[]`, and the `images` of a JSON body are references of one edit with `n`
-outputs. Both kinds in one request are refused. Empty text is the same as a field left out; the last of a repeated
-field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_frames`, `layers` and `resolution` are
-refused.
+outputs. One of the two kinds is needed, and both in one request are refused. Empty text is the same as a field left
+out; the last of a repeated field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_frames`,
+`layers` and `resolution` are refused.
 
 Errors have the shape of the caller's kind: a string `error` beside `message`, or OpenAI's `error` object."""
 ABOUT_GENERATIONS = """\
@@ -64,7 +70,12 @@ def describe(settings: Settings, edit_paths: Iterable[str], generation_paths: It
             item["parameters"] = [DEPLOYMENT]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Qwen-Image-Edit", "version": VERSION},
+        "info": {
+            "title": "Qwen-Image-Edit",
+            "version": VERSION,
+            "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "Where this description was fetched from."}],
         "paths": {**_probes(), **_models(settings), **paths},
         "components": {
             "schemas": schemas(),
@@ -132,12 +143,13 @@ def _post(
         "summary": summary,
         "description": about,
         "security": _security(settings),
+        "parameters": [REQUEST_ID_GIVEN],
         "requestBody": {"required": True, "content": {kind: {"schema": body} for kind, body in bodies.items()}},
         "responses": {
             "200": {
                 "description": "The images. " + ABOUT_STREAMS,
                 "headers": {"x-request-id": REQUEST_ID},
-                "content": {**_json("Images"), "text/event-stream": {"schema": {"type": "string"}}},
+                "content": {**_json("Images"), "text/event-stream": {"schema": EVENTS}},
             },
             **_errors(EDIT_ERRORS),
         },
@@ -148,7 +160,7 @@ def _get(
     name: str, summary: str, content: Mapping[str, Any], errors: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     ok = {"description": summary, "headers": {"x-request-id": REQUEST_ID}, "content": content}
-    return {"operationId": name, "summary": summary, "responses": {"200": ok, **(errors or {})}}
+    return {"operationId": name, "summary": summary, "security": [], "responses": {"200": ok, **(errors or {})}}
 
 
 def _json(schema: str) -> dict[str, Any]:
@@ -199,18 +211,17 @@ def _multipart(settings: Settings) -> Schema:
     return {
         "type": "object",
         "properties": {"prompt": fields.pop("prompt"), **pictures, **fields},
+        # That one kind of picture is needed, too, is said in words: generators make no body of a choice of `required`.
         "required": ["prompt"],
-        "anyOf": [{"required": [name]} for name in pictures if name != "mask"],
     }
 
 
 def _lists(pictures: Pictures, item: Schema, description: str, settings: Settings) -> dict[str, Schema]:
-    """For each spelling."""
+    """By its first spelling: generators make one name of all of them, and then no body at all."""
     most = in_force(pictures.most, settings)
     first, *others = pictures.spellings
-    described = {first: description, **{name: f"The same as `{first}`." for name in others}}
-    listed = {"type": "array", "items": item, "minItems": 1, "maxItems": most}
-    return {name: {**listed, "description": told} for name, told in described.items()}
+    also = f" Also named {', '.join(f'`{name}`' for name in others)}." if others else ""
+    return {first: {"type": "array", "items": item, "minItems": 1, "maxItems": most, "description": description + also}}
 
 
 def _json_body(settings: Settings) -> Schema:

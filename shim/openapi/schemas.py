@@ -10,6 +10,17 @@ from shim.reading.fields import OUTPUT_FORMATS
 
 Schema = dict[str, Any]
 
+# OpenAPI 3.1 has no words for a stream; each event's `data` is one of these.
+EVENTS: Schema = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "contentSchema": {
+        "oneOf": [
+            {"$ref": f"#/components/schemas/{name}"} for name in ("PartialImageEvent", "CompletedEvent", "ErrorEvent")
+        ]
+    },
+}
+
 
 def _object(optional: Mapping[str, Schema] | None = None, **required: Schema) -> Schema:
     return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
@@ -51,7 +62,7 @@ def schemas() -> dict[str, Schema]:
         "PartialImageEvent": _object(index, type=_event("partial_image"), partial_image_index=count, **event),
         "CompletedEvent": _object(type=_event("completed"), **index, seed=count, **event, usage=usage),
         "ErrorEvent": _object(type={"const": "error"}, error=openai_error),
-        "ClassicError": _object(error={"enum": _codes()}, message=text),
+        "ClassicError": _object(error={"type": "string", "enum": _codes()}, message=text),
         "OpenAIError": _object(error=openai_error),
         "Error": {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("ClassicError", "OpenAIError")]},
     }

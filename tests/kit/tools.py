@@ -48,6 +48,8 @@ def node_environment(name: str) -> Callable[[Path], None]:
 ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
     "litellm": (LISTS / "litellm.txt", python_environment("litellm")),
     "schemathesis": (LISTS / "schemathesis.txt", python_environment("schemathesis")),
+    "openapi_client": (LISTS / "openapi_client.txt", python_environment("openapi_client")),
+    "openapi_tools": (LISTS / "openapi_tools.json", node_environment("openapi_tools")),
     "node": (LISTS / "node.json", node_environment("node")),
     "axe": (LISTS / "axe.json", node_environment("axe")),
     "typescript": (LISTS / "typescript.json", node_environment("typescript")),

@@ -23,7 +23,7 @@ BOTH = {
     *("response_format", "stream", "partial_images", "output_type", "max_sequence_length", "model", "user", "quality"),
     *("input_fidelity", "background", "moderation", "safety_identifier", "complexity"),
 }
-FORM_ONLY = {"image", "image[]", "url", "url[]"}
+FORM_ONLY = {"image", "url"}  # their other spellings are told in words
 REFUSED = ("markup", "svg", "frame_count", "num_frames", "layers", "resolution")
 MULTIPART, JSON = "multipart/form-data", "application/json"
 
