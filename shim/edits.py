@@ -50,11 +50,16 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
             extra={"fields": log_fields(request)},
         )
         resources.enter_context(request.state["drain"].edit())
-        run = EditRun(edit, services, request.state["request_id"])
+        run = EditRun(edit, services, request.state["request_id"], _caller(request))
         if edit.stream:
             return EventStream(request, run, resources.pop_all())
         outputs = await run.while_connected(request.receive, run.outputs(_nobody))
     return _answer(edit, outputs, run.seconds)
+
+
+def _caller(request: Request[State]) -> str:
+    """The client's address, as proxies that are trusted tell it; empty where it has none."""
+    return request.client.host if request.client else ""
 
 
 async def _nobody(event: Event) -> None:

@@ -33,8 +33,9 @@ class Body:
     """An inference request. Blocks where it is made: the files' lengths are asked for."""
 
     def __init__(self, tensors: Sequence[Tensor], request_id: str) -> None:
+        self._id = request_id
         sizes = [sum(map(_length, tensor.pieces)) for tensor in tensors]
-        described = [
+        self._described = [
             {
                 "name": tensor.name,
                 "datatype": tensor.datatype,
@@ -43,13 +44,21 @@ class Body:
             }
             for tensor, size in zip(tensors, sizes, strict=True)
         ]
-        header = {"id": request_id, "inputs": described, "parameters": {"binary_data_output": True}}
-        self.header = json.dumps(header).encode()
-        self.length = len(self.header) + sum(sizes)
-        self._pieces = [self.header, *(piece for tensor in tensors for piece in tensor.pieces)]
+        self.tensor_bytes = sum(sizes)
+        self._pieces = [piece for tensor in tensors for piece in tensor.pieces]
+        self.tell({})
+
+    def tell(self, parameters: Mapping[str, float | int | str]) -> None:
+        """What the model's `parameters()` are."""
+        told = {**parameters, "binary_data_output": True}
+        self.header = json.dumps({"id": self._id, "inputs": self._described, "parameters": told}).encode()
+
+    @property
+    def length(self) -> int:
+        return len(self.header) + self.tensor_bytes
 
     async def chunks(self) -> AsyncIterator[bytes | memoryview]:
-        for piece in self._pieces:
+        for piece in (self.header, *self._pieces):
             if isinstance(piece, Picture):
                 start = 0
                 while chunk := await run_in_threadpool(piece.read, start, CHUNK_BYTES):

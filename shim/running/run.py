@@ -22,6 +22,7 @@ from shim.running.connection import while_connected
 from shim.running.encode import encode_base64
 from shim.running.segments import Outcome, Plan, Runner
 from shim.running.services import Services
+from shim.running.standing import Standing
 
 TOKENS = ("text_tokens", "image_tokens", "output_tokens")  # in the model's timings
 
@@ -59,8 +60,9 @@ Tell = Callable[[Event], Awaitable[None]]
 
 
 class EditRun:
-    def __init__(self, edit: Edit, services: Services, request_id: str) -> None:
+    def __init__(self, edit: Edit, services: Services, request_id: str, caller: str) -> None:
         self.edit = edit
+        self._caller = caller
         self._services = services
         self._request_id = request_id
         self._jobs = edit.jobs()
@@ -86,6 +88,12 @@ class EditRun:
             metrics=self._services.metrics,
             plan=Plan(settings.segment_steps, self.edit.partial_images if self.edit.stream else 0),
             timeout_seconds=settings.request_timeout_seconds,
+            standing=Standing(
+                arrived=self._started,
+                deadline=time.monotonic() + settings.request_timeout_seconds,
+                caller=self._caller,
+                siblings=len(self._jobs),
+            ),
             edit_id=f"{self._request_id}-{secrets.token_hex(4)}",  # a client may give all its requests one id
             admission=Admission(),
         )

@@ -19,6 +19,7 @@ from shim.reading.edit import Job
 from shim.running.admission import Admission
 from shim.running.faults import Interrupted, TritonFault
 from shim.running.readiness import Readiness
+from shim.running.standing import Standing
 
 BACK_OFF_SECONDS = (0.25, 8.0)  # the first wait, the longest
 FIRST_CALL_SHARE = 0.75  # of the request's time, as nothing is known yet of the queue and the steps
@@ -36,6 +37,7 @@ class Outcome:
     true_cfg_scale: float
     seed: int
     timings: dict[str, Any]
+    order: float | None  # the edit's place, a moment of this process's monotonic clock; older models tell none
     image: npt.NDArray[np.uint8] | None  # (H, W, 3), of a finished edit
     latents: npt.NDArray[np.float32] | None  # (tokens, channels), of one that stopped before
     preview: npt.NDArray[np.uint8] | None  # (H, W, 3)
@@ -47,7 +49,7 @@ class Segment:
     """Some of a job's steps, with what the model needs to resume from there."""
 
     job: Job
-    arrival: float  # Unix time at which the job's first segment was first sent
+    standing: Standing
     steps: int | None  # in all; None: the model's default
     true_cfg_scale: float | None
     start: int = 0
@@ -66,6 +68,7 @@ class Segment:
             true_cfg_scale=outcome.true_cfg_scale,
             start=outcome.step,
             latents=outcome.latents,
+            standing=replace(self.standing, order=outcome.order),
         )
 
 
@@ -141,13 +144,14 @@ class Runner:
     metrics: Metrics
     plan: Plan
     timeout_seconds: float
+    standing: Standing  # of each of its jobs
     edit_id: str  # of the request, no other's
     admission: Admission
 
     async def run(self, job: Job, report: Report) -> Edited:
         """`report` hears of every segment but the last."""
         patience = Patience(FIRST_CALL_SHARE * self.timeout_seconds if self.plan.segment_steps else None)
-        segment = Segment(job, time.time(), job.edit.steps, job.edit.true_cfg_scale)
+        segment = Segment(job, self.standing, job.edit.steps, job.edit.true_cfg_scale)
         outcomes: list[Outcome] = []
         while True:
             stop = self.plan.stop(segment.start, segment.steps)

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 
 import aiohttp
@@ -87,8 +88,9 @@ class Triton:
         """
         call_id = f"{edit_id}.{next(self._calls)}"
         body = await run_in_threadpool(body_of, segment, call_id)
-        async with self._gate.passing(body.length, (not segment.continued, segment.arrival)):
+        async with self._gate.passing(body.length, (not segment.continued, segment.standing.arrived)):
             self._in_flight += 1
+            body.tell(segment.standing.parameters(time.monotonic(), continued=segment.continued))
             try:
                 response, content = await self._answer(body, call_id, edit_id)
             except asyncio.CancelledError:
@@ -143,7 +145,6 @@ def _tensors(segment: Segment) -> Iterator[Tensor]:
         yield byte_strings("image", *job.references)
     yield byte_strings("prompt", edit.prompt.encode())
     yield numbers("seed", "INT64", job.seed)
-    yield numbers("arrival", "FP64", segment.arrival)
     if edit.negative_prompt is not None:
         yield byte_strings("negative_prompt", edit.negative_prompt.encode())
     if edit.mask is not None:
@@ -175,12 +176,15 @@ def outcome(content: bytes, headers: Mapping[str, str], segment: Segment) -> Out
 
 
 def _parse(tensors: Tensors) -> Outcome:
+    timings = json.loads(tensors.get("timings").item())
+    order = timings.pop("order", None)
     return Outcome(
         step=int(tensors.get("step").item()),
         steps=int(tensors.get("num_inference_steps").item()),
         true_cfg_scale=float(tensors.get("true_cfg_scale").item()),
         seed=int(tensors.get("seed").item()),
-        timings=json.loads(tensors.get("timings").item()),
+        timings=timings,
+        order=None if order is None else time.monotonic() + float(order),
         image=tensors.get("image"),
         latents=tensors.get("latents"),
         preview=tensors.get("preview_image"),

@@ -101,7 +101,7 @@ def edit(*images: bytes, **changes: Any) -> EditRequest:
     values: dict[str, Any] = {
         "id": f"edit-{next(_ids)}", "images": images, "prompt": "make the sky green", "negative_prompt": " ",
         "mask": None, "size": (64, 64), "num_inference_steps": 4, "true_cfg_scale": 1.0, "seed": 1, "start_step": 0,
-        "stop_step": None, "latents": None, "preview": 0, "arrival": time.time(),
+        "stop_step": None, "latents": None, "preview": 0, "arrival": time.monotonic(), "dated": True,
     }  # fmt: skip
     values |= changes
     values["stop_step"] = values["num_inference_steps"] if values["stop_step"] is None else values["stop_step"]

@@ -34,14 +34,15 @@ def answered(**outputs: object) -> tuple[bytes, dict[str, str]]:
     return header + data, {HEADER_LENGTH: str(len(header))}
 
 
-FINISHED = answered(
-    image=np.zeros((4, 6, 3), np.uint8),
-    step=np.array([2], np.int32),
-    num_inference_steps=np.array([2], np.int32),
-    true_cfg_scale=np.array([1], np.float32),
-    seed=np.array([7], np.int32),
-    timings=np.array([json.dumps(TIMINGS).encode()], np.object_),
-)
+FINISHED_OUTPUTS: dict[str, object] = {
+    "image": np.zeros((4, 6, 3), np.uint8),
+    "step": np.array([2], np.int32),
+    "num_inference_steps": np.array([2], np.int32),
+    "true_cfg_scale": np.array([1], np.float32),
+    "seed": np.array([7], np.int32),
+    "timings": np.array([json.dumps(TIMINGS).encode()], np.object_),
+}
+FINISHED = answered(**FINISHED_OUTPUTS)
 
 
 class HttpTriton(ThreadingHTTPServer):
@@ -55,6 +56,7 @@ class HttpTriton(ThreadingHTTPServer):
         self.script: list[tuple[int, str] | str] = []
         self.seconds = 0.0  # that a call is held
         self.calls: list[str] = []  # their ids, in order; a cancelling one as "cancel" and the id of its victim
+        self.parameters: list[dict[str, Any]] = []  # of the calls that are edits
         self.held_bytes = self.most_bytes = 0
         self.lock = threading.Lock()
 
@@ -94,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(200, {}, b"{}")
             else:
                 self.server.calls.append(header["id"])
+                self.server.parameters.append(header["parameters"])
                 self._swallow(size - length)
                 time.sleep(self.server.seconds)
                 self._say(self.server.script.pop(0) if self.server.script else None)

@@ -168,7 +168,7 @@ def run_in_segments(engine: Engine, requests: list[EditRequest], segments: int) 
 
     threads = []
     for number, request in enumerate(requests):
-        arrived = replace(request, arrival=time.time())
+        arrived = replace(request, arrival=time.monotonic())
         threads.append(threading.Thread(target=client, args=(number, arrived)))
         threads[-1].start()
         time.sleep(GAP_SECONDS)

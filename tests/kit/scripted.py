@@ -27,6 +27,7 @@ async def obey(segment: Segment, **timings: Any) -> Outcome:
         true_cfg_scale=segment.true_cfg_scale or 4.0,
         seed=segment.job.seed,
         timings=TIMINGS | timings,
+        order=None,
         image=grey if done else None,
         latents=None if done else np.full((1, 1), calls, np.float32),
         preview=grey if segment.preview and not done else None,

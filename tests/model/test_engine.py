@@ -306,7 +306,9 @@ def test_a_call_that_is_sent_again_takes_the_place_of_its_predecessor(pipeline: 
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 2}, {"arrival": 1.0}, {"edit_id": "b"}, {"id": "a.1"}], ids=lambda other: str(*other)
+    "other",
+    [{"seed": 2}, {"arrival": -99.0}, {"dated": False}, {"edit_id": "b"}, {"id": "a.1"}],
+    ids=lambda other: str(*other),
 )
 def test_an_edit_that_only_looks_like_a_repeated_call_takes_nobodys_place(
     pipeline: Any, cat: bytes, other: dict[str, Any]

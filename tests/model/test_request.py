@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from typing import Any
 
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from qwen_edit.errors import BadRequest
-from qwen_edit.request import TENSORS, Defaults, EditRequest, cancelled, parse
+from qwen_edit.hints import Hints, hints
+from qwen_edit.request import NO_HINTS, TENSORS, Defaults, EditRequest, cancelled, parse
 from qwen_edit.settings import Limits
 
 NOW = 1_800_000_000.0
@@ -23,12 +26,12 @@ DTYPES = {
 }  # fmt: skip
 
 
-def request(**values: Any) -> EditRequest:
+def request(said: Hints = NO_HINTS, **values: Any) -> EditRequest:
     """Parses a minimal request with `values`, each without its batch dimension."""
     given: dict[str, Any] = {"image": [b"picture"], "prompt": [b"make it blue"]}
     given |= values
     tensors = {name: np.array([value], dtype=DTYPES[name]) for name, value in given.items() if value is not None}
-    return parse(tensors, Limits(), DEFAULTS, request_id="r", now=NOW)
+    return parse(tensors, Limits(), DEFAULTS, request_id="r", now=NOW, unix_now=NOW, hints=said)
 
 
 def test_what_is_left_out_gets_its_default() -> None:
@@ -57,6 +60,47 @@ def test_line_ends_are_those_of_one_system() -> None:
 @pytest.mark.parametrize(("given", "used"), [(NOW + 99, NOW), (NOW - 9, NOW - 9), (0.0, NOW - 3600)])
 def test_arrival_is_never_in_the_future_nor_over_an_hour_ago(given: float, used: float) -> None:
     assert request(arrival=[given]).arrival == used
+
+
+def test_the_hints_are_seconds_from_now() -> None:
+    said = hints('{"age": 9, "time_left": 290.5, "order": "-3.5", "caller": "ü", "siblings": 4, "unknown": true}')
+    parsed = request(said, arrival=[0.0])
+    assert (parsed.arrival, parsed.deadline, parsed.order) == (NOW - 9, NOW + 290.5, NOW - 3.5)
+    assert (parsed.caller, parsed.siblings, parsed.dated) == ("ü", 4, True)
+
+
+def test_what_no_hint_says_makes_no_difference() -> None:
+    parsed = request(hints(""))
+    assert (parsed.arrival, parsed.deadline, parsed.order) == (NOW, math.inf, None)
+    assert (parsed.caller, parsed.siblings, parsed.dated) == ("", 1, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "used"), [({"age": -5}, (NOW, math.inf)), ({"age": 1e300, "time_left": 1e300}, (NOW - 3600, NOW + 3600))]
+)
+def test_seconds_beyond_reason_are_brought_into_it(said: dict[str, float], used: tuple[float, float]) -> None:
+    parsed = request(hints(json.dumps(said)))
+    assert (parsed.arrival, parsed.deadline) == used
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"age": "soon"}, "invalid: age: 'soon': a number of seconds is allowed"),
+        ({"time_left": "nan"}, "invalid: time_left: 'nan'"),
+        ({"time_left": True}, "invalid: time_left: True"),
+        ({"order": 10**400}, "invalid: order: 1000"),
+        ({"caller": 1}, "invalid: caller: 1: a text of at most 64 characters is allowed"),
+        ({"caller": "x" * 65}, "invalid: caller: 'xxx"),
+        ({"siblings": 0}, "invalid: siblings: 0: a whole number from 1 to 1000 is allowed"),
+        ({"siblings": "2"}, "invalid: siblings: '2'"),
+    ],
+    ids=str,
+)
+def test_a_hint_that_cannot_be_is_an_error_that_names_it(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest) as error:
+        hints(json.dumps(said))
+    assert error.value.message.startswith(message)
 
 
 LATENTS = [[0.5] * 64] * 16
@@ -105,13 +149,16 @@ def test_a_value_out_of_range_is_an_error_that_names_it(values: dict[str, Any], 
 def test_a_batch_is_refused_in_words() -> None:
     tensors = {"image": np.array([[b"a"], [b"b"]], object), "prompt": np.array([[b"x"], [b"y"]], object)}
     with pytest.raises(BadRequest, match="image: batch size 2: send one request per edit"):
-        parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW)
+        parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW, unix_now=NOW)
 
 
 def test_an_id_in_the_log_is_printable_and_short() -> None:
     tensors = {"image": np.array([[b"a"]], object), "prompt": np.array([[b"x"]], object)}
-    assert parse(tensors, Limits(), DEFAULTS, request_id="a\nb\x1b" + "c" * 500, now=NOW).id == "a?b?" + "c" * 124
-    assert parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW).id
+    assert (
+        parse(tensors, Limits(), DEFAULTS, request_id="a\nb\x1b" + "c" * 500, now=NOW, unix_now=NOW).id
+        == "a?b?" + "c" * 124
+    )
+    assert parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW, unix_now=NOW).id
 
 
 def any_tensor() -> st.SearchStrategy[Any]:
@@ -124,7 +171,7 @@ def any_tensor() -> st.SearchStrategy[Any]:
 @given(st.dictionaries(st.sampled_from(sorted(TENSORS)), any_tensor()))
 def test_no_tensors_whatever_end_in_anything_but_a_request_or_an_error_of_ours(tensors: dict[str, Any]) -> None:
     try:
-        parsed = parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW)
+        parsed = parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW, unix_now=NOW)
     except BadRequest:
         pass
     else:

@@ -20,18 +20,19 @@ from tests.kit.tensors import MODEL, inputs
 class Infer(Protocol):
     """One inference call: tensors by name → output tensors by name, without the batch dimension.
 
-    A plain value or a list of them becomes a tensor of the contract's type; an array is sent as it is.
+    A plain value or a list of them becomes a tensor of the contract's type; an array is sent as it is. `parameters` are
+    the request's.
     """
 
-    def __call__(self, **tensors: Any) -> dict[str, npt.NDArray[Any]]: ...
+    def __call__(self, parameters: dict[str, Any] | None = None, **tensors: Any) -> dict[str, npt.NDArray[Any]]: ...
 
 
 @pytest.fixture(scope="session")
 def http_infer(stack: Server) -> Iterator[Infer]:
     with tritonclient.http.InferenceServerClient(stack.triton_http, network_timeout=60.0) as client:
 
-        def infer(**tensors: Any) -> dict[str, npt.NDArray[Any]]:
-            result = client.infer(MODEL, inputs(tritonclient.http, **tensors))
+        def infer(parameters: dict[str, Any] | None = None, **tensors: Any) -> dict[str, npt.NDArray[Any]]:
+            result = client.infer(MODEL, inputs(tritonclient.http, **tensors), parameters=parameters)
             names = [output["name"] for output in result.get_response()["outputs"]]
             return {name: result.as_numpy(name)[0] for name in names}
 
@@ -42,8 +43,9 @@ def http_infer(stack: Server) -> Iterator[Infer]:
 def grpc_infer(stack: Server) -> Iterator[Infer]:
     with tritonclient.grpc.InferenceServerClient(stack.triton_grpc) as client:
 
-        def infer(**tensors: Any) -> dict[str, npt.NDArray[Any]]:
-            result = client.infer(MODEL, inputs(tritonclient.grpc, **tensors), client_timeout=60.0)
+        def infer(parameters: dict[str, Any] | None = None, **tensors: Any) -> dict[str, npt.NDArray[Any]]:
+            sent = inputs(tritonclient.grpc, **tensors)
+            result = client.infer(MODEL, sent, client_timeout=60.0, parameters=parameters)
             names = [output.name for output in result.get_response().outputs]
             return {name: result.as_numpy(name)[0] for name in names}
 

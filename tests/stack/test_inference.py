@@ -30,10 +30,10 @@ def edit(photo: Callable[[str], bytes]) -> dict[str, Any]:
     return {"image": photo("cat"), "prompt": b"make it blue", "size": [64, 64], "seed": 5}
 
 
-def refusal(infer: Infer, **tensors: Any) -> tuple[str, str]:
+def refusal(infer: Infer, parameters: dict[str, Any] | None = None, **tensors: Any) -> tuple[str, str]:
     """The status and the message of an inference that must fail."""
     with pytest.raises(InferenceServerException) as raised:
-        infer(**tensors)
+        infer(parameters, **tensors)
     return str(raised.value.status()), str(raised.value)
 
 
@@ -181,6 +181,18 @@ def test_a_bad_value_is_invalid_and_names_its_tensor(
     assert match["detail"]
 
 
+def test_an_edits_place_is_told_by_parameters_over_both_protocols(infer: Infer, edit: dict[str, Any]) -> None:
+    told = {"age": 1.5, "time_left": "290.5", "order": -0.25, "caller": "ü", "siblings": 2, "of_another_release": True}
+    assert "image" in infer(told, **edit)
+
+
+@pytest.mark.parametrize(("name", "value"), [("age", "soon"), ("time_left", True), ("caller", "x" * 65)], ids=str)
+def test_a_bad_parameter_is_invalid_and_named(infer: Infer, edit: dict[str, Any], name: str, value: object) -> None:
+    status, message = refusal(infer, {name: value}, **edit)
+    assert status in STATUS_400
+    assert f"invalid: {name}: " in message
+
+
 @pytest.mark.parametrize("count", [4, 17])
 def test_too_many_references_are_invalid_and_told_the_limit(infer: Infer, edit: dict[str, Any], count: int) -> None:
     status, message = refusal(infer, **edit | {"image": [edit["image"]] * count})
@@ -212,7 +224,7 @@ def test_a_required_tensor_that_is_missing_is_invalid(infer: Infer, edit: dict[s
 
 
 def test_a_batch_is_invalid_and_told_to_send_one_request_an_edit(infer: Infer, edit: dict[str, Any]) -> None:
-    two = {name: np.array([[edit[name]], [edit[name]]], np.object_) for name in ("image", "prompt")}
+    two: dict[str, Any] = {name: np.array([[edit[name]], [edit[name]]], np.object_) for name in ("image", "prompt")}
     status, message = refusal(infer, **two)
     assert status in STATUS_400
     assert "invalid: image: batch size 2" in message

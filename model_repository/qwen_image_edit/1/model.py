@@ -18,6 +18,7 @@ from qwen_edit.control.blame import Blame
 from qwen_edit.control.cancellations import Cancellations
 from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
+from qwen_edit.hints import hints
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
 from qwen_edit.request import TENSORS, cancelled, parse
@@ -116,7 +117,10 @@ class TritonPythonModel:
                     self._cancellations.add(unwanted)
                     reply.nothing()
                     continue
-                edit = parse(tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.time())
+                edit = parse(
+                    tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.monotonic(),
+                    unix_now=time.time(), hints=hints(_parameters_of(request)),
+                )  # fmt: skip
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
             except (BadRequest, Failed) as error:
@@ -263,6 +267,14 @@ def _request_id(request: Any) -> str:
     """Empty where it is not UTF-8, which Triton's HTTP front end lets through."""
     try:
         return str(request.request_id())
+    except UnicodeDecodeError:
+        return ""
+
+
+def _parameters_of(request: Any) -> str:
+    """A JSON object, or nothing; that too where it is not UTF-8."""
+    try:
+        return str(request.parameters())
     except UnicodeDecodeError:
         return ""
 

@@ -46,7 +46,7 @@ class Running:
             threads=CapacityLimiter(1),
             metrics=Metrics(lambda: 0),
         )
-        self.run = EditRun(edit, self.services, "request")
+        self.run = EditRun(edit, self.services, "request", "10.0.0.1")
         self.heard: list[Event] = []
 
     async def outputs(self) -> list[Output]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
-import time
+from dataclasses import replace
 from typing import Never
 
 import pytest
@@ -17,6 +17,7 @@ from shim.running.admission import Admission
 from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.readiness import Readiness
 from shim.running.segments import Edited, Outcome, Patience, Plan, Runner, Segment, back_off
+from shim.running.standing import Standing
 from shim.settings import Settings
 from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
 
@@ -109,6 +110,7 @@ class Run:
             metrics=self.metrics,
             plan=plan,
             timeout_seconds=timeout_seconds,
+            standing=Standing(arrived=1.0, deadline=291.0),
             edit_id="r",
             admission=self.admission,
         )
@@ -141,6 +143,10 @@ async def silent(segment: Segment) -> Never:
     raise AssertionError
 
 
+async def told_place(segment: Segment) -> Outcome:
+    return replace(await obey(segment), order=7.0)
+
+
 def refusing(error: ShimError) -> Call:
     async def refuse(segment: Segment) -> Never:
         raise error
@@ -149,12 +155,12 @@ def refusing(error: ShimError) -> Call:
 
 
 async def test_a_job_goes_on_where_each_segment_ended() -> None:
-    before = time.time()
-    run = Run()
+    run = Run(told_place)
     edited = await run.edited(seed="5", steps="8", cfg="2")
     assert run.triton.spans == [(0, 3), (3, 6), (6, None)]
     first, second, last = run.triton.segments
-    assert before <= first.arrival == second.arrival == last.arrival <= time.time()
+    assert first.standing == Standing(arrived=1.0, deadline=291.0)
+    assert second.standing == Standing(arrived=1.0, deadline=291.0, order=7.0)
     assert (first.latents, last.steps, last.true_cfg_scale, last.job.seed) == (None, 8, 2.0, 5)
     assert last.latents is not None
     assert last.latents[0, 0] == 2

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,9 +20,10 @@ from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
 from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.segments import Outcome, Segment
+from shim.running.standing import Standing
 from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal
 from shim.settings import Settings
-from tests.kit.http_triton import HttpTriton, answered, http_triton
+from tests.kit.http_triton import FINISHED_OUTPUTS, HttpTriton, answered, http_triton
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
 
@@ -76,7 +78,6 @@ NUMBERS = {
     "num_inference_steps": "<i4",
     "true_cfg_scale": "<f4",
     "seed": "<i8",
-    "arrival": "<f8",
 }
 
 
@@ -90,7 +91,7 @@ PLAIN: list[Part] = [("prompt", "p"), ("image", upload(b"x"))]
 def segment_of(parts: list[Part]) -> Segment:
     """The first job's first segment."""
     edit = edit_of(parts, "openai", Settings())
-    return Segment(edit.jobs()[0], 1.5, edit.steps, edit.true_cfg_scale)
+    return Segment(edit.jobs()[0], Standing(arrived=1.5, deadline=291.5), edit.steps, edit.true_cfg_scale)
 
 
 async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
@@ -111,7 +112,37 @@ async def tensors(segment: Segment) -> dict[str, tuple[str, list[int], bytes]]:
 
 
 async def test_what_the_client_left_out_is_not_sent() -> None:
-    assert set(await tensors(segment_of(PLAIN))) == {"image", "prompt", "seed", "arrival"}
+    assert set(await tensors(segment_of(PLAIN))) == {"image", "prompt", "seed"}
+
+
+def test_what_the_model_is_told_of_a_place_is_in_seconds_from_now() -> None:
+    standing = Standing(arrived=10.0, deadline=300.0, caller="10.0.0.1" + "x" * 99, siblings=3)
+    assert standing.parameters(12.5, continued=False) == {
+        "age": 2.5, "time_left": 287.5, "caller": "10.0.0.1" + "x" * 56, "siblings": 3,
+    }  # fmt: skip
+    placed = replace(standing, order=9.0, caller="").parameters(301.0, continued=True)
+    assert placed == {"age": 291.0, "time_left": 0.0, "order": -292.0}
+
+
+async def test_a_calls_parameters_are_of_the_moment_at_which_it_is_sent() -> None:
+    with http_triton() as server:
+        triton = Triton(server.url, server.url, 10**6)
+        segment = replace(segment_of(PLAIN), standing=Standing(time.monotonic() - 5, time.monotonic() + 60, "me"))
+        await triton.run(segment, "e")
+        await triton.close()
+    (told,) = server.parameters
+    assert 5 <= told["age"] < 30
+    assert 30 < told["time_left"] <= 60
+    assert told["caller"] == "me"
+
+
+async def test_the_place_that_the_model_tells_is_kept_as_a_moment() -> None:
+    told = {**FINISHED_OUTPUTS, "timings": np.array([json.dumps({"order": -2.5}).encode()], np.object_)}
+    content, headers = answered(**told)
+    found = outcome(content, headers, segment_of(PLAIN))
+    assert found.order is not None
+    assert -60 < found.order - time.monotonic() <= -2.5
+    assert found.timings == {}
 
 
 async def test_a_picture_larger_than_a_chunk_is_sent_whole() -> None:
@@ -123,7 +154,7 @@ async def test_a_picture_larger_than_a_chunk_is_sent_whole() -> None:
 async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
     latents = np.arange(6, dtype=np.float32).reshape(3, 2)
     first = replace(segment_of(PLAIN), stop=1, preview=True)
-    told = Outcome(1, 30, 4.5, first.job.seed, {}, None, latents, None)
+    told = Outcome(1, 30, 4.5, first.job.seed, {}, 3.0, None, latents, None)
     sent = await tensors(replace(first.following(told), stop=11, preview=False))
     assert sent["latents"] == ("FP32", [1, 3, 2], latents.tobytes())
     assert {name: np.frombuffer(sent[name][2], dtype).tolist() for name, dtype in NUMBERS.items()} == {
@@ -132,7 +163,6 @@ async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
         "num_inference_steps": [30],
         "true_cfg_scale": [4.5],
         "seed": [first.job.seed],
-        "arrival": [1.5],
     }
     assert "preview" not in sent
     assert (await tensors(first))["preview"][2] == (1024).to_bytes(4, "little")
@@ -305,7 +335,6 @@ async def test_a_full_edit_is_sent_as_the_tensor_contract_says() -> None:
     }
     pictures = [("image[]", upload(b"first\0")), ("image[]", upload(b"second")), ("mask", upload(b"mask"))]
     sent = await tensors(segment_of([*texts.items(), *pictures]))
-    assert sent.pop("arrival")[:2] == ("FP64", [1, 1])
     assert {name: tensor[:2] for name, tensor in sent.items()} == {
         "image": ("BYTES", [1, 2]),
         "prompt": ("BYTES", [1, 1]),

@@ -23,9 +23,9 @@ from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed,
 from qwen_edit.intake import Intake
 from qwen_edit.job import Job, Phase, Reply, by_arrival
 from qwen_edit.metrics import Metrics
-from qwen_edit.pace import Pace
 from qwen_edit.request import EditRequest, is_another_call
-from qwen_edit.schedule import next_batch
+from qwen_edit.scheduling.pace import Pace
+from qwen_edit.scheduling.schedule import next_batch
 from qwen_edit.stepping import Stepper
 from qwen_edit.worker import Worker
 

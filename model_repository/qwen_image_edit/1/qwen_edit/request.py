@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.family import SOURCE, Size
+from qwen_edit.hints import MAX_SECONDS, Hints
 from qwen_edit.settings import MAX_SEED, MIN_SIDE, Limits
 
 Array = npt.NDArray[Any]
@@ -23,11 +24,12 @@ MAX_ASPECT = 8  # longer side over shorter side
 MAX_TRUE_CFG_SCALE = 20.0
 MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
 MAX_PREVIEW_SIDE = 1024  # pixels
-MAX_AGE_SECONDS = 3600.0  # an `arrival` further back counts as this old
+SAME_ARRIVAL_SECONDS = 30.0  # as far apart may two calls put the arrival of their edit: an upload lies between
 MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
 MAX_REQUEST_ID = 128  # characters that a log line carries
 CALL = re.compile(r"\.[0-9]+$")  # at the end of a request's id: which of its edit's calls it is
 MAX_CANCELLED_ID = 256  # bytes
+NO_HINTS = Hints()
 
 # Name → (numpy kind, shape without the batch dimension; -1 is any). Kind "O" is Triton's BYTES.
 TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -77,7 +79,12 @@ class EditRequest:
     stop_step: int  # steps run are start_step <= i < stop_step <= num_inference_steps
     latents: npt.NDArray[np.float32] | None  # (tokens, channels) of a stopped run
     preview: int  # longest side in pixels; 0: none
-    arrival: float  # Unix seconds
+    arrival: float  # seconds of this machine's monotonic clock, as the next two
+    dated: bool = False  # whether the caller said when it arrived
+    deadline: float = math.inf  # nobody waits any longer
+    order: float | None = None  # the place that an earlier engine gave it; None: it has none yet
+    caller: str = ""  # empty: like nobody else
+    siblings: int = 1  # edits that are taken or refused with this one, itself included
 
     @property
     def guided(self) -> bool:
@@ -90,14 +97,25 @@ class EditRequest:
 
 def is_another_call(one: EditRequest, other: EditRequest) -> bool:
     """For the same steps of the same edit. Not by the ids alone: a caller may have numbered its edits so."""
-    same_steps = (one.start_step, one.seed, one.arrival) == (other.start_step, other.seed, other.arrival)
-    return one.edit_id == other.edit_id and one.id != other.id and same_steps
+    same_steps = (one.start_step, one.seed) == (other.start_step, other.seed)
+    same_arrival = one.dated and other.dated and abs(one.arrival - other.arrival) < SAME_ARRIVAL_SECONDS
+    return one.edit_id == other.edit_id and one.id != other.id and same_steps and same_arrival
 
 
 def parse(
-    tensors: Mapping[str, Array], limits: Limits, defaults: Defaults, *, request_id: str, now: float
+    tensors: Mapping[str, Array],
+    limits: Limits,
+    defaults: Defaults,
+    *,
+    request_id: str,
+    now: float,
+    unix_now: float,
+    hints: Hints = NO_HINTS,
 ) -> EditRequest:
-    """The request in `tensors`, each with its batch dimension; raises BadRequest naming the tensor and the value."""
+    """The request in `tensors`, each with its batch dimension; raises BadRequest naming the tensor and the value.
+
+    `now` is what the monotonic clock says.
+    """
     values = {name: _unbatched(name, tensor) for name, tensor in tensors.items()}
     steps = _integer(values, "num_inference_steps", defaults.num_inference_steps, MIN_STEPS, limits.steps)
     steps = defaults.fixed_steps or steps
@@ -105,6 +123,7 @@ def parse(
     if start > 0 and "seed" not in values:
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
     latents = _latents(values, start)
+    age = _age(values, unix_now) if hints.age is None else hints.age
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
         id=printable(request_id),
@@ -121,7 +140,12 @@ def parse(
         stop_step=stop,
         latents=latents,
         preview=_integer(values, "preview", 0, 0, MAX_PREVIEW_SIDE),
-        arrival=_arrival(values, now),
+        arrival=now - (age or 0.0),
+        dated=age is not None,
+        deadline=math.inf if hints.time_left is None else now + hints.time_left,
+        order=None if hints.order is None else now + hints.order,
+        caller=hints.caller,
+        siblings=hints.siblings,
     )
 
 
@@ -244,13 +268,14 @@ def _latents(values: Mapping[str, Array], start_step: int) -> npt.NDArray[np.flo
     return latents.astype(np.float32, copy=True)
 
 
-def _arrival(values: Mapping[str, Array], now: float) -> float:
+def _age(values: Mapping[str, Array], unix_now: float) -> float | None:
+    """By the tensor of callers from before there were parameters."""
     if "arrival" not in values:
-        return now
+        return None
     arrival = float(values["arrival"][0])
     if not math.isfinite(arrival):
         raise BadRequest("arrival", f"{arrival}: a finite Unix time in seconds is allowed")
-    return min(max(arrival, now - MAX_AGE_SECONDS), now)
+    return min(max(unix_now - arrival, 0.0), MAX_SECONDS)
 
 
 def _integer(values: Mapping[str, Array], name: str, default: int, low: int, high: int) -> int:

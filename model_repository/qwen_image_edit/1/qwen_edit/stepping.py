@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from qwen_edit.device_errors import is_device_error, is_out_of_memory
 from qwen_edit.job import Job, by_arrival
-from qwen_edit.schedule import batch_tokens, next_batch
+from qwen_edit.scheduling.schedule import batch_tokens, next_batch
 from qwen_edit.worker import Worker
 
 log = logging.getLogger("image_edit_server")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_edit.pace import RETRY_SECONDS, Pace
+from qwen_edit.scheduling.pace import RETRY_SECONDS, Pace
 
 
 @dataclass

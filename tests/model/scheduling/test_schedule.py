@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from qwen_edit.schedule import batch_tokens, next_batch
+from qwen_edit.scheduling.schedule import batch_tokens, next_batch
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Request parameters → what a caller says of an edit's place among the others.
+
+Parameters and not tensors: a model that does not know one ignores it, where an undeclared tensor is an error. All times
+are relative, so that the clocks of two machines need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qwen_edit.errors import BadRequest, shown
+
+MAX_SECONDS = 3600.0  # an edit counts as no older, and a caller as waiting no longer
+MAX_ORDER_SECONDS = 86_400.0
+MAX_CALLER = 64  # characters
+MAX_SIBLINGS = 1000
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Times are in seconds, from now."""
+
+    age: float | None = None  # since the edit's request arrived; None: not said
+    time_left: float | None = None  # that the caller will still wait; None: as long as it takes
+    order: float | None = None  # its place, as an earlier answer told it; None: the edit has none yet
+    caller: str = ""  # empty: like nobody else
+    siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
+
+
+def hints(parameters: str) -> Hints:
+    """`parameters`: a JSON object, as Triton hands it over; raises BadRequest naming the parameter and the value."""
+    given: Mapping[str, object] = json.loads(parameters or "{}")
+    return Hints(
+        age=_seconds(given, "age", 0.0, MAX_SECONDS),
+        time_left=_seconds(given, "time_left", 0.0, MAX_SECONDS),
+        order=_seconds(given, "order", -MAX_ORDER_SECONDS, MAX_ORDER_SECONDS),
+        caller=_caller(given),
+        siblings=_siblings(given),
+    )
+
+
+def _seconds(given: Mapping[str, object], name: str, low: float, high: float) -> float | None:
+    """Brought into the range: what is further off makes no difference. A string is taken too: not every client of
+    Triton can send a floating-point parameter."""
+    if name not in given:
+        return None
+    value = given[name]
+    try:
+        seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise BadRequest(name, f"{shown(value)}: a number of seconds is allowed")
+    return min(max(seconds, low), high)
+
+
+def _caller(given: Mapping[str, object]) -> str:
+    caller = given.get("caller", "")
+    if not isinstance(caller, str) or len(caller) > MAX_CALLER:
+        raise BadRequest("caller", f"{shown(caller)}: a text of at most {MAX_CALLER} characters is allowed")
+    return caller
+
+
+def _siblings(given: Mapping[str, object]) -> int:
+    siblings = given.get("siblings", 1)
+    if not isinstance(siblings, int) or isinstance(siblings, bool) or not 1 <= siblings <= MAX_SIBLINGS:
+        raise BadRequest("siblings", f"{shown(siblings)}: a whole number from 1 to {MAX_SIBLINGS} is allowed")
+    return siblings

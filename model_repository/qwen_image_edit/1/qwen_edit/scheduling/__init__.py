@@ -1,0 +1,1 @@
+"""Who takes part in the next forward, in which order, and what that lets the others expect."""
