@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import aiohttp
 from starlette.concurrency import run_in_threadpool
 
-from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
+from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueFull, ShimError
 from shim.log import logger, one_line
 from shim.reading.edit import Job
 from shim.running.byte_gate import ByteGate
@@ -226,6 +226,8 @@ def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreache
         retry = RETRY.search(text)
         headers = {"retry-after": retry[1]} if retry else None
         return QueueFull("The server has all the work that it can hold; try again later", headers=headers)
+    if word == "cancelled" and text.startswith("out of time"):
+        return GenerationTimeout("The edit could not be done in time any more")
     if word != "invalid":
         return GenerationError(f"Image generation failed: {text}")
     tensor = TENSOR.fullmatch(text)

@@ -74,6 +74,9 @@ class WatchedWorker:
     def device(self) -> torch.device:
         return self._worker.device
 
+    def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
+        return self._worker.expected_tokens(request)
+
     def prepare(self, request: EditRequest) -> Preparing:
         prepared = yield from self._worker.prepare(request)
         self.prepared += 1

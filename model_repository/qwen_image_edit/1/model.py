@@ -98,7 +98,7 @@ class TritonPythonModel:
         )
         self._engine = Engine(
             Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,
-            max_batch_tokens=settings.max_batch_tokens, blame=blame,
+            max_batch_tokens=settings.max_batch_tokens, stretch=settings.stretch, blame=blame,
         )  # fmt: skip
 
     def execute(self, requests: list[Any]) -> None:

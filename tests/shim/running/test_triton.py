@@ -15,7 +15,7 @@ from qwen_edit.request import MAX_PREVIEW_SIDE
 from starlette.datastructures import UploadFile
 from tritonclient.utils import deserialize_bytes_tensor
 
-from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
+from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueFull, ShimError
 from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
 from shim.running.faults import Interrupted, TritonFault, Unreached
@@ -43,6 +43,7 @@ def test_previews_are_as_large_as_the_model_makes_them() -> None:
         ("invalid: two\nlines", InvalidInput, None, "two\nlines"),
         ("failed: out of memory", GenerationError, None, "Image generation failed: out of memory"),
         ("cancelled: by the client", GenerationError, None, "Image generation failed: by the client"),
+        ("cancelled: out of time: x", GenerationTimeout, None, "The edit could not be done in time any more"),
         ("queue_full: 64 jobs", QueueFull, None, "The server has all the work that it can hold; try again later"),
     ],
 )

@@ -5,9 +5,14 @@ CUDA, cuDNN, HIP and Triton's compiler put the same words behind names of their 
 
 from __future__ import annotations
 
+import logging
 import re
 
 import torch
+
+from qwen_edit.errors import EditError, Failed
+
+log = logging.getLogger("image_edit_server")
 
 SOURCES = r"CUDA error|CUDA driver error|cuDNN error|HIP error|Triton Error \[(CUDA|HIP)\]"
 STICKY = (
@@ -30,6 +35,16 @@ def is_device_error(error: Exception) -> bool:
 def is_out_of_memory(error: Exception) -> bool:
     """Also of what libraries beside PyTorch allocate, whose errors have no class of their own."""
     return isinstance(error, torch.OutOfMemoryError) or _says(OUT_OF_MEMORY, error)
+
+
+def failure(error: Exception, edit_id: str) -> EditError:
+    """What the client of an edit that failed alone reads; the details are in the log."""
+    if isinstance(error, EditError):
+        return error
+    log.error("edit %s failed", edit_id, exc_info=error)
+    if is_out_of_memory(error):
+        return Failed("out of memory: ask for a smaller size or fewer reference images")
+    return Failed("the model failed on this edit")
 
 
 def _says(words: re.Pattern[str], error: Exception) -> bool:

@@ -2,9 +2,9 @@
 
 EditError
 ├── BadRequest   invalid     the request cannot be served as it is
-├── QueueFull    queue_full  as many jobs as MAX_JOBS are waiting or running
+├── QueueFull    queue_full  as many jobs as MAX_JOBS are waiting or running, or this one would not be done in time
 ├── Draining     draining    the server is stopping
-├── Cancelled    cancelled   the client asked for an end
+├── Cancelled    cancelled   the client asked for an end, or the edit cannot end in its time any more
 └── Failed       failed      the model failed on this job
 """
 

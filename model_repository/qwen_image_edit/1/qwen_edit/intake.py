@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from qwen_edit.conditioning.preparation import Preparing
 from qwen_edit.errors import Cancelled, EditError, Failed
-from qwen_edit.job import Job, by_arrival
+from qwen_edit.job import Job, in_order
 from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.worker import Worker
 
 log = logging.getLogger("image_edit_server")
 
-Order = tuple[float, ...]
+Order = tuple[float | str, ...]
 
 
 @dataclass
@@ -30,8 +30,8 @@ class Turn:
 
     @property
     def order(self) -> Order:
-        """Continued edits first, then whoever had fewest pictures decoded, then by arrival."""
-        return (not self.job.request.continued, self.decoded, *by_arrival(self.job))
+        """Continued edits first, then whoever had fewest pictures decoded, then by their place."""
+        return (not self.job.request.continued, self.decoded, *in_order(self.job))
 
 
 class Intake:

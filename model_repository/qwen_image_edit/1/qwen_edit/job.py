@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -78,11 +79,17 @@ class Job:
     reply: Reply
     number: int  # order of admission
     alone: bool = False  # shares no forward
+    expected: tuple[int, ...] = ()  # its `row_tokens`, as far as they can be told before it is prepared
+    place: float = field(init=False)  # among the others, the lowest the first; by the monotonic clock
+    work: float = 0.0  # seconds that the whole edit was expected to need when it got its place
     replaced: bool = False  # by a later call of the same edit
     times: Times = field(default_factory=Times)
     phase: Phase = Phase.PREPARING
     prepared: Prepared = field(init=False, repr=False)
     state: Denoising = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.place = self.request.arrival
 
     def queue(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -123,12 +130,11 @@ class Job:
         return len(self.row_tokens)
 
     @property
-    def row_tokens(self) -> list[int]:
-        """Image and text tokens, or those of a prefix, of each transformer input; none before the job is prepared."""
+    def row_tokens(self) -> Sequence[int]:
+        """Image and text tokens, or those of a prefix, of each transformer input."""
         if self.phase is Phase.PREPARING:
-            return []
-        tokens = self.geometry.tokens
-        image_tokens = tokens[0] if self.geometry.references_in_text else sum(tokens)
+            return self.expected
+        image_tokens = self.geometry.row_tokens
         return [image_tokens + prompt.tokens for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:
@@ -154,12 +160,13 @@ class Job:
             "decode": round(times.decode, 6),
             "rows": round(times.rows / times.steps, 3) if times.steps else 0,
             "cache_hit": times.cache_hit,
+            "order": round(self.place - time.monotonic(), 6),
             "text_tokens": self.prepared.prompt.tokens,
             "image_tokens": sum(reference_tokens),
             "output_tokens": output_tokens,
         }
 
 
-def by_arrival(job: Job) -> tuple[float, int]:
-    """First come, first served: arrival in Unix seconds, then the order of admission."""
-    return job.request.arrival, job.number
+def in_order(job: Job) -> tuple[float, str, int]:
+    """Two edits at one place keep their order in all their segments."""
+    return job.place, job.request.edit_id, job.number

@@ -166,7 +166,15 @@ class Settings:
         "MAX_JOBS",
         integer(1, 100_000),
         64,
-        "Most edits, waiting and running, that one instance holds. Further new ones are refused with 429.",
+        "Most edits, waiting and running, that one instance holds. Further new ones are refused with 429, and so is a "
+        "caller that has its share while others are there.",
+    )
+    stretch: float = setting(
+        "STRETCH",
+        number(0, 1000),
+        3.0,
+        "How far an edit lets shorter ones ahead: those that arrive within this many times its own work. 0 and one "
+        "caller: first come, first served.",
     )
     default_steps: int | None = setting(
         "DEFAULT_STEPS",
@@ -198,7 +206,7 @@ class Settings:
         "MAX_BATCH_TOKENS",
         integer(1, 2**31),
         16_384,
-        "Most image, reference and text tokens of one forward. The oldest edit runs however many it needs.",
+        "Most image, reference and text tokens of one forward. The first edit runs however many it needs.",
     )
     conditioning_cache_mb: int | None = setting(
         "CONDITIONING_CACHE_MB",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from qwen_edit.device_errors import is_device_error, is_out_of_memory
-from qwen_edit.job import Job, by_arrival
+from qwen_edit.job import Job, in_order
 from qwen_edit.scheduling.schedule import batch_tokens, next_batch
 from qwen_edit.worker import Worker
 
@@ -55,7 +55,7 @@ class Stepper:
         if len(batch) == 1:
             self._row_by_row.update(batch)
             return self._alone(batch)
-        return self.step(next_batch(batch, self.budget, by_arrival))
+        return self.step(next_batch(batch, self.budget, in_order))
 
     def _alone(self, batch: list[Job]) -> list[Job]:
         return [job for job in batch if self._moves_alone(job)]

@@ -41,6 +41,9 @@ class Worker(Protocol):
     def device(self) -> torch.device:
         """That the steps are made on."""
 
+    def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
+        """About the tokens of each of its rows, without a picture decoded; raises BadRequest."""
+
     def prepare(self, request: EditRequest) -> Preparing:
         """Decodes and checks; raises BadRequest."""
 
@@ -83,6 +86,9 @@ class PipelineWorker:
     @property
     def device(self) -> torch.device:
         return self._pipeline.devices.transformer
+
+    def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
+        return self._preparation.expected_tokens(request)
 
     def prepare(self, request: EditRequest) -> Preparing:
         return self._preparation.prepare(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Generator
@@ -57,6 +58,15 @@ class Preparation:
         self._channels = channels  # of a packed token
         self._known_sizes: OrderedDict[bytes, Size] = OrderedDict()
         self._lock = threading.Lock()  # guards _known_sizes
+
+    def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
+        """About the tokens of each row: as if the pictures were square. Nothing is decoded; raises BadRequest."""
+        side = math.isqrt(self._sizes.reference_area)
+        geometry = self._sizes.geometry(
+            [(side, side)] * len(request.images), request.size, masked=request.mask is not None
+        )
+        texts = (request.prompt, request.negative_prompt) if request.guided else (request.prompt,)
+        return tuple(geometry.row_tokens + self._prompts.about(text, geometry) for text in texts)
 
     def prepare(self, request: EditRequest) -> Preparing:
         """Stops before each picture that it decodes; raises BadRequest."""

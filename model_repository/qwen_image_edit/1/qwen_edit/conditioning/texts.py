@@ -14,6 +14,7 @@ from qwen_edit.pipeline import Pipeline
 # Rotary positions that the transformer has a table for: the text's, after the picture's half extent.
 MAX_POSITIONS = 4096
 MAX_PREFIX_POSITIONS = 8192
+CHARACTERS_PER_TOKEN = 4  # of English; others have fewer
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Prompt:
 class Prompts:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self._template_tokens: dict[tuple[Size, ...], int] = {}  # by the sizes of the pictures, which are few
 
     def prompt(self, text: str, references: Sequence[Reference], geometry: Geometry, tensor: str) -> Prompt:
         """Applies the template and counts the tokens; raises BadRequest naming `tensor` where they do not fit."""
@@ -46,6 +48,14 @@ class Prompts:
                 "at this output size with these references",
             )
         return Prompt(templated, tuple(r.digest for r in references), geometry.conditions, tokens)
+
+    def about(self, text: str, geometry: Geometry) -> int:
+        """About as many tokens as the text with its pictures has, without reading it."""
+        pictures = geometry.conditions
+        if pictures not in self._template_tokens:
+            templated = self._pipeline.templated("", len(pictures))
+            self._template_tokens[pictures] = self._pipeline.text_tokens(templated, geometry.conditions)
+        return self._template_tokens[pictures] + len(text) // CHARACTERS_PER_TOKEN
 
     def _most_tokens(self, geometry: Geometry) -> int:
         if self._pipeline.family.has_prefix:  # where a picture takes positions by its longer side

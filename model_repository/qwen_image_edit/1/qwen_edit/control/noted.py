@@ -23,6 +23,9 @@ class Noted:
     def device(self) -> torch.device:
         return self._worker.device
 
+    def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
+        return self._worker.expected_tokens(request)
+
     def prepare(self, request: EditRequest) -> Preparing:
         """Every advance is noted by the thread that makes it; between two of them nobody is at work."""
         preparing = self._worker.prepare(request)

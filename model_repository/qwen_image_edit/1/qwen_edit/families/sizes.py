@@ -41,6 +41,11 @@ class Geometry:
         """Of the output and of each reference."""
         return [height * width for _, height, width in self.shapes]
 
+    @property
+    def row_tokens(self) -> int:
+        """Of a transformer input, but for those that are counted with the text's."""
+        return self.tokens[0] if self.references_in_text else sum(self.tokens)
+
 
 class Sizes:
     """Chooses the sizes of a job as the family's pipeline does, with the reference area as a setting."""

@@ -14,13 +14,17 @@ class ForwardCost:
 
     def __init__(self, window: int = WINDOW) -> None:
         self._forwards: deque[tuple[float, float, float]] = deque(maxlen=window)  # tokens, squares, seconds
+        self._fitted: tuple[float, float] | None = None
 
     def observe(self, row_tokens: Sequence[int], seconds: float) -> None:
         self._forwards.append((*_features(row_tokens), seconds))
+        self._fitted = None
 
     def seconds(self, row_tokens: Sequence[int]) -> float:
         """0 as long as nothing was observed."""
-        per_token, per_square = self._fit()
+        if self._fitted is None:
+            self._fitted = self._fit()
+        per_token, per_square = self._fitted
         tokens, squares = _features(row_tokens)
         return per_token * tokens + per_square * squares
 

@@ -34,12 +34,16 @@ def next_batch(jobs: Iterable[Job], budget: int, order: Callable[[Job], Any]) ->
     The first takes part even where it exceeds the budget alone. So every job's turn comes: it either joins an earlier
     one, or those before it finish and it is the first itself.
     """
+    return company(sorted(jobs, key=order), budget)
+
+
+def company(ordered: Iterable[Job], budget: int) -> list[Job]:
+    """`next_batch` of jobs that are in order already."""
     batch: list[Job] = []
-    for job in sorted(jobs, key=order):
-        if not batch or _joins(job, batch, budget):
+    tokens = 0
+    for job in ordered:
+        its = sum(job.row_tokens)
+        if not batch or (tokens + its <= budget and not (job.alone or batch[0].alone)):
             batch.append(job)
+            tokens += its
     return batch
-
-
-def _joins(job: Job, batch: list[Job], budget: int) -> bool:
-    return not (job.alone or batch[0].alone) and batch_tokens([*batch, job]) <= budget

@@ -1,0 +1,107 @@
+"""The line and the engine together: who goes first, who is refused, who is told that it is too late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qwen_edit.errors import Cancelled, QueueFull
+
+from tests.kit.engines import TestEngine, edit, engine_on, load_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(checkpoint: Callable[[str], Path]) -> Any:
+    return load_pipeline(checkpoint("plus-2511"))
+
+
+@pytest.fixture
+def engine(pipeline: Any) -> Iterator[TestEngine]:
+    """Each step serves one edit."""
+    with engine_on(pipeline, max_batch_tokens=1) as running:
+        yield running
+
+
+@pytest.fixture
+def cat(photo: Callable[[str], bytes]) -> bytes:
+    return photo("cat")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("caller", ["", "the same"])
+def test_a_short_edit_has_the_next_step_though_a_long_one_came_before_and_ends_first(
+    engine: TestEngine, cat: bytes, caller: str
+) -> None:
+    worker = engine.worker
+
+    def hold_the_tenth() -> None:
+        if len(worker.batches) == 10:
+            wait_until(lambda: worker.prepared == 2)
+
+    worker.before_step = hold_the_tenth
+    long = edit(cat, num_inference_steps=50, caller=caller)
+    long_answer = engine.submit(long)
+    wait_until(lambda: len(worker.batches) == 10)
+    short = edit(cat, num_inference_steps=4, caller=caller)
+    short_answer = engine.submit(short)
+    long_answer.wait()
+    assert short_answer.wait().image is not None
+    assert worker.batches == [[long.id]] * 10 + [[short.id]] * 4 + [[long.id]] * 40
+
+
+def test_an_edit_keeps_its_place_in_its_next_segment(engine: TestEngine, cat: bytes) -> None:
+    first = edit(cat, num_inference_steps=8, stop_step=4)
+    outcome = engine.submit(first).wait()
+    order = outcome.timings["order"]
+    place = time.monotonic() + order
+    assert abs(place - first.arrival) < 5
+    again = replace(first, start_step=4, stop_step=8, latents=outcome.latents, order=place)
+    assert engine.submit(again).wait().timings["order"] < order
+
+
+def slow(engine: TestEngine, cat: bytes, seconds: float) -> None:
+    """A step takes so long from here, as the engine has seen."""
+    engine.worker.before_step = lambda: time.sleep(seconds)
+    engine.submit(edit(cat, num_inference_steps=20)).wait()
+
+
+def test_who_would_end_too_late_is_refused_and_told_when_to_come(engine: TestEngine, cat: bytes) -> None:
+    slow(engine, cat, 0.02)
+    now = time.monotonic()
+    taken = [engine.submit(edit(cat, num_inference_steps=50, arrival=now, deadline=now + 60.0)) for _ in range(2)]
+    with pytest.raises(QueueFull, match=r"would not be done in time: retry in [0-9]+ s"):  # two seconds are before it
+        engine.submit(edit(cat, num_inference_steps=30, order=now + 1000, deadline=now + 1.2))
+    for answer in taken:
+        answer.wait()
+    assert engine.watch.edits == {"finished": 3, "refused": 1}
+    assert len(engine.worker.batches) == 120
+
+
+def test_what_cannot_end_in_time_any_more_is_answered_without_a_step(engine: TestEngine, cat: bytes) -> None:
+    slow(engine, cat, 0.005)
+    engine.worker.before_step = lambda: time.sleep(0.1)
+    now = time.monotonic()
+    first = engine.submit(edit(cat, num_inference_steps=50, order=now - 1))
+    doomed = edit(cat, num_inference_steps=50, order=now, deadline=now + 3.0)
+    with pytest.raises(Cancelled, match="out of time"):
+        engine.submit(doomed).wait()
+    engine.worker.before_step = lambda: None
+    first.wait()
+    assert not [batch for batch in engine.worker.batches if doomed.id in batch]
+    assert engine.watch.edits == {"finished": 2, "cancelled": 1}
+
+
+def test_who_is_alone_is_tried_whatever_is_foreseen(engine: TestEngine, cat: bytes) -> None:
+    slow(engine, cat, 0.05)
+    engine.worker.before_step = lambda: None
+    assert engine.submit(edit(cat, num_inference_steps=50, deadline=time.monotonic() + 1.0)).wait().image is not None
