@@ -95,7 +95,7 @@ def _lifespan(
                 "services": Services(
                     settings=settings,
                     model=triton,
-                    readiness=Readiness(triton.is_ready),
+                    readiness=Readiness(triton.servers),
                     flood=Flood(),
                     spool=Spool(SPOOLED_BODIES * settings.max_body_bytes),
                     threads=CapacityLimiter(os.cpu_count() or 1),

@@ -36,7 +36,8 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
     services = request.state["services"]
     settings = services.settings
     authorize(request.headers, settings.api_key)
-    services.flood.check()
+    caller = _caller(request)
+    services.flood.check(caller)
     async with AsyncExitStack() as resources:
         edit = await resources.enter_async_context(
             read_edit(request, purpose, settings, services.spool, services.threads)
@@ -50,7 +51,7 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
             extra={"fields": log_fields(request)},
         )
         resources.enter_context(request.state["drain"].edit())
-        run = EditRun(edit, services, request.state["request_id"], _caller(request))
+        run = EditRun(edit, services, request.state["request_id"], caller)
         if edit.stream:
             return EventStream(request, run, resources.pop_all())
         outputs = await run.while_connected(request.receive, run.outputs(_nobody))

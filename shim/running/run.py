@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -92,13 +93,14 @@ class EditRun:
                 arrived=self._started,
                 deadline=time.monotonic() + settings.request_timeout_seconds,
                 caller=self._caller,
-                siblings=len(self._jobs),
+                # Those of them that go to one server, which can speak for itself alone.
+                siblings=math.ceil(len(self._jobs) / max(1, self._services.readiness.servers)),
             ),
             edit_id=f"{self._request_id}-{secrets.token_hex(4)}",  # a client may give all its requests one id
             admission=Admission(),
         )
         slots = asyncio.Semaphore(settings.max_jobs_per_request)
-        with self._services.flood.noted():
+        with self._services.flood.noted(self._caller):
             outputs = await self._together([self._output(job, runner, slots, tell) for job in self._jobs])
         self._record(outputs)
         return outputs

@@ -72,13 +72,13 @@ class Triton:
         await self._session.close()
         await self._health_session.close()
 
-    async def is_ready(self) -> bool:
-        """What the supervisor, or a balancer in front of several, says: Triton calls a dead worker's model ready."""
+    async def servers(self) -> int:
+        """As the supervisor, or a balancer in front of several, says: Triton calls a dead worker's model ready."""
         try:
             async with self._health_session.get(self._health_url) as response:
-                return response.status == 200
+                return servers_of(await response.read()) if response.status == 200 else 0
         except (aiohttp.ClientError, TimeoutError):
-            return False
+            return 0
 
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.
@@ -131,6 +131,14 @@ class Triton:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
             async with asyncio.timeout(DROP_SECONDS):
                 await self._post(body, edit_id)
+
+
+def servers_of(health: bytes) -> int:
+    """Of a balancer that counts them; who does not is one."""
+    try:
+        return max(1, int(json.loads(health)["servers"]))
+    except (ValueError, KeyError, TypeError):
+        return 1
 
 
 def body_of(segment: Segment, call_id: str) -> Body:

@@ -70,7 +70,8 @@ def test_a_draining_server_keeps_its_edits_and_gets_no_new_ones_until_it_is_star
         try:
             become(proxy, 1, "UP")
             assert set(servers_of(proxy, "new-4", "new-5").values()) == {one.server_port}
-            assert requests.get(f"{proxy.url}/healthz", timeout=5).status_code == 200
+            health = requests.get(f"{proxy.url}/healthz", timeout=5)
+            assert (health.status_code, health.json()) == (200, {"status": "ok", "servers": 1})
         finally:
             restarted.close()
 

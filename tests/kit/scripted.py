@@ -42,8 +42,8 @@ class ScriptedTriton:
         self.segments: list[Segment] = []
         self.ready = True
 
-    async def is_ready(self) -> bool:
-        return self.ready
+    async def servers(self) -> int:
+        return int(self.ready)
 
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         self.segments.append(segment)

@@ -69,6 +69,11 @@ def test_the_hints_are_seconds_from_now() -> None:
     assert (parsed.caller, parsed.siblings, parsed.dated) == ("ü", 4, True)
 
 
+def test_siblings_are_those_that_come_to_one_instance() -> None:
+    assert hints('{"siblings": 10}', instances=4).siblings == 3
+    assert hints("{}", instances=4).siblings == 1
+
+
 def test_what_no_hint_says_makes_no_difference() -> None:
     parsed = request(hints(""))
     assert (parsed.arrival, parsed.deadline, parsed.order) == (NOW, math.inf, None)

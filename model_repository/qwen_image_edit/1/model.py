@@ -83,7 +83,8 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from None
         self._cancellations = Cancellations(self._folder / "cancelled")
         blame = Blame(self._folder, args["model_instance_name"])
-        self._spread_seconds = SPREAD_SECONDS if _instances(args) > 1 else 0.0
+        self._instances = _instances(args)
+        self._spread_seconds = SPREAD_SECONDS if self._instances > 1 else 0.0
         self._limits = limits
         self._defaults = loaded.defaults
         self._metrics = TritonMetrics(args["model_instance_name"])
@@ -119,7 +120,7 @@ class TritonPythonModel:
                     continue
                 edit = parse(
                     tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.monotonic(),
-                    unix_now=time.time(), hints=hints(_parameters_of(request)),
+                    unix_now=time.time(), hints=hints(_parameters_of(request), instances=self._instances),
                 )  # fmt: skip
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from dataclasses import replace
 from typing import Never
 
 import pytest
@@ -40,7 +41,7 @@ class Running:
         self.services = Services(
             settings=SETTINGS,
             model=triton,
-            readiness=Readiness(triton.is_ready),
+            readiness=Readiness(triton.servers),
             flood=Flood(),
             spool=Spool(0),
             threads=CapacityLimiter(1),
@@ -66,6 +67,16 @@ async def silent(segment: Segment) -> Never:
 
 async def failing(segment: Segment) -> Never:
     raise GenerationError("failed")
+
+
+async def test_every_output_is_told_its_siblings_caller_and_the_requests_deadline() -> None:
+    running = Running(edit(images=2, n="2", seed="5"), triton := ScriptedTriton())
+    running.services.readiness.servers = 3
+    await running.outputs()
+    standings = {segment.standing for segment in triton.segments}
+    (told,) = {replace(standing, order=None) for standing in standings}
+    assert (told.caller, told.siblings) == ("10.0.0.1", 2)
+    assert told.deadline - told.arrived == pytest.approx(SETTINGS.request_timeout_seconds, abs=5)
 
 
 async def test_outputs_come_in_the_order_of_pictures_and_variants() -> None:

@@ -106,7 +106,7 @@ class Run:
         self.admission = Admission()
         self.runner = Runner(
             model=self.triton,
-            readiness=Readiness(self.triton.is_ready),
+            readiness=Readiness(self.triton.servers),
             metrics=self.metrics,
             plan=plan,
             timeout_seconds=timeout_seconds,

@@ -21,7 +21,7 @@ from shim.reading.uploads import Part
 from shim.running.faults import Interrupted, TritonFault, Unreached
 from shim.running.segments import Outcome, Segment
 from shim.running.standing import Standing
-from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal
+from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal, servers_of
 from shim.settings import Settings
 from tests.kit.http_triton import FINISHED_OUTPUTS, HttpTriton, answered, http_triton
 
@@ -135,6 +135,14 @@ async def test_a_calls_parameters_are_of_the_moment_at_which_it_is_sent() -> Non
     assert 5 <= told["age"] < 30
     assert 30 < told["time_left"] <= 60
     assert told["caller"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("health", "servers"),
+    [(b'{"status": "ok", "servers": 3}', 3), (b'{"status": "ok"}', 1), (b"", 1), (b"[]", 1), (b'{"servers": 0}', 1)],
+)
+def test_a_balancer_may_count_its_servers(health: bytes, servers: int) -> None:
+    assert servers_of(health) == servers
 
 
 async def test_the_place_that_the_model_tells_is_kept_as_a_moment() -> None:

@@ -30,15 +30,18 @@ class Hints:
     siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
 
 
-def hints(parameters: str) -> Hints:
-    """`parameters`: a JSON object, as Triton hands it over; raises BadRequest naming the parameter and the value."""
+def hints(parameters: str, *, instances: int = 1) -> Hints:
+    """`parameters`: a JSON object, as Triton hands it over; raises BadRequest naming the parameter and the value.
+
+    Siblings are those of them that come to one of so many instances.
+    """
     given: Mapping[str, object] = json.loads(parameters or "{}")
     return Hints(
         age=_seconds(given, "age", 0.0, MAX_SECONDS),
         time_left=_seconds(given, "time_left", 0.0, MAX_SECONDS),
         order=_seconds(given, "order", -MAX_ORDER_SECONDS, MAX_ORDER_SECONDS),
         caller=_caller(given),
-        siblings=_siblings(given),
+        siblings=math.ceil(_siblings(given) / instances),
     )
 
 
