@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Never
 
 from PIL import Image
@@ -17,6 +19,7 @@ from shim.reading import tiff_kinds
 from shim.reading.picture_header import START_BYTES, Header, TooLong, is_heic, is_tiff, png_size
 from shim.reading.pixel_work import excess, most_pixels, unreadable
 
+CHUNK_BYTES = 2**18
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 NO_PICTURE = "must be a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture, and its bytes are none of these"
 STRANGE_TIFF = (
@@ -44,6 +47,15 @@ class Picture:
         """Blocks; bytes of the file."""
         with self._lock:
             return self.upload.file.seek(0, os.SEEK_END)
+
+    @cached_property
+    def digest(self) -> str:
+        """Blocks; the SHA-256 of its bytes, in hexadecimal digits."""
+        digest, start = hashlib.sha256(), 0
+        while chunk := self.read(start, CHUNK_BYTES):
+            digest.update(chunk)
+            start += len(chunk)
+        return digest.hexdigest()
 
     def read(self, start: int, size: int) -> bytes:
         """Blocks; several edits of one picture read the same file."""

@@ -11,5 +11,9 @@ class TritonFault(Interrupted):
     """An error of Triton's own that may be the call's doing: the same one twice is no accident."""
 
 
+class UnknownPictures(Interrupted):
+    """Whose names alone were sent: this server has not seen them, or has forgotten them."""
+
+
 class Unreached(Interrupted):
     """The model has not got the segment: nobody listens, a balancer has no server, or it takes no new edits."""

@@ -20,6 +20,9 @@ from shim.reading.pictures import Picture
 CHUNK_BYTES = 2**18
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+Parameter = float | int | str
+NO_PARAMETERS: Mapping[str, Parameter] = {}
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -32,8 +35,11 @@ class Tensor:
 class Body:
     """An inference request. Blocks where it is made: the files' lengths are asked for."""
 
-    def __init__(self, tensors: Sequence[Tensor], request_id: str) -> None:
+    def __init__(
+        self, tensors: Sequence[Tensor], request_id: str, parameters: Mapping[str, Parameter] = NO_PARAMETERS
+    ) -> None:
         self._id = request_id
+        self._parameters = parameters
         sizes = [sum(map(_length, tensor.pieces)) for tensor in tensors]
         self._described = [
             {
@@ -48,9 +54,9 @@ class Body:
         self._pieces = [piece for tensor in tensors for piece in tensor.pieces]
         self.tell({})
 
-    def tell(self, parameters: Mapping[str, float | int | str]) -> None:
-        """What the model's `parameters()` are."""
-        told = {**parameters, "binary_data_output": True}
+    def tell(self, parameters: Mapping[str, Parameter]) -> None:
+        """More of what the model's `parameters()` are."""
+        told = {**self._parameters, **parameters, "binary_data_output": True}
         self.header = json.dumps({"id": self._id, "inputs": self._described, "parameters": told}).encode()
 
     @property

@@ -17,7 +17,7 @@ from shim.log import logger
 from shim.metrics import Metrics
 from shim.reading.edit import Job
 from shim.running.admission import Admission
-from shim.running.faults import Interrupted, TritonFault
+from shim.running.faults import Interrupted, TritonFault, UnknownPictures
 from shim.running.readiness import Readiness
 from shim.running.standing import Standing
 
@@ -38,6 +38,7 @@ class Outcome:
     seed: int
     timings: dict[str, Any]
     order: float | None  # the edit's place, a moment of this process's monotonic clock; older models tell none
+    named: bool  # whether the pictures of the next segment may be named instead of sent
     image: npt.NDArray[np.uint8] | None  # (H, W, 3), of a finished edit
     latents: npt.NDArray[np.float32] | None  # (tokens, channels), of one that stopped before
     preview: npt.NDArray[np.uint8] | None  # (H, W, 3)
@@ -56,6 +57,7 @@ class Segment:
     stop: int | None = None  # None: the last step
     latents: npt.NDArray[np.float32] | None = None
     preview: bool = False
+    named: bool = False  # its pictures are named instead of sent
 
     @property
     def continued(self) -> bool:
@@ -68,6 +70,8 @@ class Segment:
             true_cfg_scale=outcome.true_cfg_scale,
             start=outcome.step,
             latents=outcome.latents,
+            # The source of a mask is needed whole, so its name is no help.
+            named=outcome.named and bool(self.job.references) and self.job.edit.mask is None,
             standing=replace(self.standing, order=outcome.order),
         )
 
@@ -177,6 +181,8 @@ class Runner:
                 if not (segment.continued or self.admission.granted):
                     raise
                 await asyncio.sleep(next(waits))
+            except UnknownPictures:
+                segment = replace(segment, named=False)
             except Interrupted as fault:
                 if isinstance(fault, TritonFault) and str(fault) == fault_before:
                     logger.error("Triton failed twice in the same way after step %d: %s", segment.start, fault)

@@ -17,7 +17,7 @@ from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueF
 from shim.log import logger, one_line
 from shim.reading.edit import Job
 from shim.running.byte_gate import ByteGate
-from shim.running.faults import Interrupted, TritonFault, Unreached
+from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
 from shim.running.segments import Outcome, Segment
 
@@ -31,7 +31,9 @@ FAULT_CHARS = 200  # of a fault's text that the log keeps
 PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
 
 EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit together
-ERROR_WORD = re.compile(r"(?:^|[^\w-])(invalid|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL)
+ERROR_WORD = re.compile(
+    r"(?:^|[^\w-])(invalid|unknown_pictures|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL
+)
 RETRY = re.compile(r"retry in ([0-9]{1,2}) s\b")
 GATEWAY_STATUSES = (502, 503)  # without a word of the model's: nobody took the call
 CUT_OFF_STATUSES = (502, 504)  # of a balancer, which may have lost the answer
@@ -143,13 +145,14 @@ def servers_of(health: bytes) -> int:
 
 def body_of(segment: Segment, call_id: str) -> Body:
     """Blocks."""
-    return Body(list(_tensors(segment)), call_id)
+    names = {"pictures": ",".join(picture.digest for picture in segment.job.references)} if segment.named else {}
+    return Body(list(_tensors(segment)), call_id, names)
 
 
 def _tensors(segment: Segment) -> Iterator[Tensor]:
     """What neither the client gave nor the model told is left out: the model's defaults are its own."""
     job, edit = segment.job, segment.job.edit
-    if job.references:
+    if job.references and not segment.named:
         yield byte_strings("image", *job.references)
     yield byte_strings("prompt", edit.prompt.encode())
     yield numbers("seed", "INT64", job.seed)
@@ -193,6 +196,7 @@ def _parse(tensors: Tensors) -> Outcome:
         seed=int(tensors.get("seed").item()),
         timings=timings,
         order=None if order is None else time.monotonic() + float(order),
+        named=bool(timings.pop("named", False)),
         image=tensors.get("image"),
         latents=tensors.get("latents"),
         preview=tensors.get("preview_image"),
@@ -219,7 +223,7 @@ def _kind(status: int, message: str | None) -> type[Interrupted]:
     return TritonFault if status == 500 and message and not TRANSIENT.search(message) else Interrupted
 
 
-def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreached | None:
+def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Interrupted | None:
     """The model's error word, which a prefix of Triton's may precede, as one of our exceptions; None without a word.
 
     `fields` names the client's field for each tensor.
@@ -230,6 +234,8 @@ def model_error(message: str, fields: Mapping[str, str]) -> ShimError | Unreache
     word, text = match[1], match[2].strip()[:MESSAGE_CHARS]
     if word == "draining":
         return Unreached("Triton is draining")
+    if word == "unknown_pictures":
+        return UnknownPictures(text)
     if word == "queue_full":
         retry = RETRY.search(text)
         headers = {"retry-after": retry[1]} if retry else None

@@ -26,6 +26,7 @@ class Balancer(ThreadingHTTPServer):
         self.triton_url = triton_url
         self.script: list[str] = []
         self.calls = 0
+        self.bytes = 0  # of their bodies
         self.lose = threading.Event()  # the connection of a call that Triton works on
         self._lock = threading.Lock()
 
@@ -33,9 +34,10 @@ class Balancer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def next(self) -> str:
+    def next(self, length: int) -> str:
         with self._lock:
             self.calls += 1
+            self.bytes += length
             return self.script.pop(0) if self.script else "pass"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -51,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        match self.server.next():
+        match self.server.next(len(body)):
             case "pass":
                 self._answer(*self._forward(body))
             case "reset":

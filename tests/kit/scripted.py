@@ -28,6 +28,7 @@ async def obey(segment: Segment, **timings: Any) -> Outcome:
         seed=segment.job.seed,
         timings=TIMINGS | timings,
         order=None,
+        named=False,
         image=grey if done else None,
         latents=None if done else np.full((1, 1), calls, np.float32),
         preview=grey if segment.preview and not done else None,

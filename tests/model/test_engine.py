@@ -446,7 +446,7 @@ def test_control_tokens_in_a_prompt_are_text(engine: TestEngine, cat: bytes, tex
 def test_the_answer_tells_what_was_done(engine: TestEngine, cat: bytes) -> None:
     outcome = engine.submit(edit(cat, true_cfg_scale=4.0)).wait()
     assert outcome.timings.keys() == {
-        "queue", "encode", "denoise", "decode", "rows", "cache_hit", "order", "text_tokens", "image_tokens",
+        "queue", "encode", "denoise", "decode", "rows", "cache_hit", "named", "order", "text_tokens", "image_tokens",
         "output_tokens",
     }  # fmt: skip
     assert outcome.timings["rows"] == 2

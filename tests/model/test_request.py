@@ -69,6 +69,16 @@ def test_the_hints_are_seconds_from_now() -> None:
     assert (parsed.caller, parsed.siblings, parsed.dated) == ("ü", 4, True)
 
 
+def test_a_continued_edit_may_name_its_pictures_and_a_first_call_may_not() -> None:
+    said = hints(json.dumps({"pictures": "ab" * 32 + "," + "cd" * 32}))
+    continued = {"start_step": [2], "seed": [1], "latents": LATENTS}
+    named = request(said, image=None, **continued)
+    assert (named.images, named.pictures) == ((), (b"\xab" * 32, b"\xcd" * 32))
+    assert request(said, **continued).pictures == ()
+    with pytest.raises(BadRequest, match="image: at least one"):
+        request(said, image=None)
+
+
 def test_siblings_are_those_that_come_to_one_instance() -> None:
     assert hints('{"siblings": 10}', instances=4).siblings == 3
     assert hints("{}", instances=4).siblings == 1
@@ -97,6 +107,9 @@ def test_seconds_beyond_reason_are_brought_into_it(said: dict[str, float], used:
         ({"order": 10**400}, "invalid: order: 1000"),
         ({"caller": 1}, "invalid: caller: 1: a text of at most 64 characters is allowed"),
         ({"caller": "x" * 65}, "invalid: caller: 'xxx"),
+        ({"pictures": "ab" * 31}, "invalid: pictures: 'abab"),
+        ({"pictures": ",".join(["ab" * 32] * 17)}, "invalid: pictures: 'abab"),
+        ({"pictures": 1}, "invalid: pictures: 1"),
         ({"siblings": 0}, "invalid: siblings: 0: a whole number from 1 to 1000 is allowed"),
         ({"siblings": "2"}, "invalid: siblings: '2'"),
     ],

@@ -73,6 +73,16 @@ def test_a_masked_edit_in_segments_has_the_bytes_of_one_piece(segmented: Server,
     assert edit(segmented, photo("cat"), mask, size="auto") == edit(whole, photo("cat"), mask, size="auto")
 
 
+def test_a_photograph_reaches_triton_once_and_its_name_with_the_other_segments(
+    segmented: Server, balancer: Balancer, photo: Photo
+) -> None:
+    before, calls = balancer.bytes, balancer.calls
+    edit(segmented, photo("cat"))
+    assert balancer.calls - calls == 3
+    latents = 2 * 16 * 64 * 4  # of 64x64 pixels, twice
+    assert balancer.bytes - before < len(photo("cat")) + latents + 5_000
+
+
 def test_an_edit_is_as_many_calls_as_it_has_segments(segmented: Server, balancer: Balancer, photo: Photo) -> None:
     before = balancer.calls
     edit(segmented, photo("cat"))

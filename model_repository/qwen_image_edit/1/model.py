@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 from qwen_edit.control.blame import Blame
 from qwen_edit.control.cancellations import Cancellations
 from qwen_edit.control.private_folder import NotPrivate, private_folder
-from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
+from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
 from qwen_edit.hints import hints
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import OUTCOMES, STAGES, STATES
@@ -33,6 +33,7 @@ log = logging.getLogger("image_edit_server")
 # Attributes of TritonError, which Triton adds to pb_utils only after this file is imported.
 ERROR_CODES = {
     BadRequest: "INVALID_ARG",
+    UnknownPictures: "NOT_FOUND",
     QueueFull: "UNAVAILABLE",
     Draining: "UNAVAILABLE",
     Cancelled: "CANCELLED",

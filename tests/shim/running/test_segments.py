@@ -14,7 +14,7 @@ from shim.metrics import Metrics
 from shim.reading.edit import Job, edit_of
 from shim.running import segments
 from shim.running.admission import Admission
-from shim.running.faults import Interrupted, TritonFault, Unreached
+from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.readiness import Readiness
 from shim.running.segments import Edited, Outcome, Patience, Plan, Runner, Segment, back_off
 from shim.running.standing import Standing
@@ -91,7 +91,7 @@ def test_the_waits_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
     assert waits[-1] >= 6
 
 
-def job(**texts: str) -> Job:
+def job(**texts: str | UploadFile) -> Job:
     upload = UploadFile(io.BytesIO(b"x"), size=1, filename="a.png")
     return edit_of([("prompt", "p"), ("image", upload), *texts.items()], "openai", Settings()).jobs()[0]
 
@@ -115,7 +115,7 @@ class Run:
             admission=self.admission,
         )
 
-    async def edited(self, **texts: str) -> Edited:
+    async def edited(self, **texts: str | UploadFile) -> Edited:
         async def report(job: Job, outcome: Outcome) -> None:
             self.reported.append((outcome.step, outcome.preview is not None))
 
@@ -145,6 +145,28 @@ async def silent(segment: Segment) -> Never:
 
 async def told_place(segment: Segment) -> Outcome:
     return replace(await obey(segment), order=7.0)
+
+
+async def named(segment: Segment) -> Outcome:
+    return replace(await obey(segment), named=True)
+
+
+async def unknown(segment: Segment) -> Never:
+    raise UnknownPictures("send the pictures")
+
+
+async def test_pictures_that_the_model_has_seen_are_named_and_sent_where_it_forgot_them() -> None:
+    run = Run(named, named, unknown, named, plan=Plan(2, 0))
+    await run.edited(steps="10")
+    assert run.triton.spans == [(0, 2), (2, 4), (4, 6), (4, 6), (6, 8), (8, None)]
+    assert [segment.named for segment in run.triton.segments] == [False, True, True, False, True, False]
+
+
+async def test_the_source_of_a_mask_is_sent_each_time() -> None:
+    run = Run(named, plan=Plan(4, 0))
+    mask = UploadFile(io.BytesIO(b"x"), size=1, filename="m.png")
+    await run.edited(steps="8", mask=mask)
+    assert [segment.named for segment in run.triton.segments] == [False, False]
 
 
 def refusing(error: ShimError) -> Call:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from tritonclient.utils import deserialize_bytes_tensor
 from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueFull, ShimError
 from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
-from shim.running.faults import Interrupted, TritonFault, Unreached
+from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.segments import Outcome, Segment
 from shim.running.standing import Standing
 from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal, servers_of
@@ -65,6 +66,10 @@ def test_the_error_word_decides(prefix: str, message: str, kind: type[ShimError]
 )
 def test_a_message_without_a_word_is_the_machinerys(message: str) -> None:
     assert model_error(message, FIELDS) is None
+
+
+def test_pictures_that_the_model_does_not_know_break_the_call_off() -> None:
+    assert isinstance(model_error("unknown_pictures: send the pictures", FIELDS), UnknownPictures)
 
 
 def test_a_long_message_is_cut() -> None:
@@ -163,7 +168,7 @@ async def test_a_picture_larger_than_a_chunk_is_sent_whole() -> None:
 async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
     latents = np.arange(6, dtype=np.float32).reshape(3, 2)
     first = replace(segment_of(PLAIN), stop=1, preview=True)
-    told = Outcome(1, 30, 4.5, first.job.seed, {}, 3.0, None, latents, None)
+    told = Outcome(1, 30, 4.5, first.job.seed, {}, 3.0, False, None, latents, None)
     sent = await tensors(replace(first.following(told), stop=11, preview=False))
     assert sent["latents"] == ("FP32", [1, 3, 2], latents.tobytes())
     assert {name: np.frombuffer(sent[name][2], dtype).tolist() for name, dtype in NUMBERS.items()} == {
@@ -175,6 +180,18 @@ async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
     }
     assert "preview" not in sent
     assert (await tensors(first))["preview"][2] == (1024).to_bytes(4, "little")
+
+
+async def test_pictures_that_are_named_are_not_sent() -> None:
+    picture = bytes(range(256)) * 3000
+    segment = replace(
+        segment_of([("prompt", "p"), ("image[]", upload(picture)), ("image[]", upload(b"x"))]), named=True
+    )
+    made = body_of(segment, "request-0")
+    assert made.length < 2000
+    told = json.loads(made.header)
+    assert "image" not in [tensor["name"] for tensor in told["inputs"]]
+    assert told["parameters"]["pictures"] == ",".join(hashlib.sha256(data).hexdigest() for data in (picture, b"x"))
 
 
 PAGE = b"<html><title>503</title>The request failed: no server is available. queue_full: no</html>"

@@ -19,7 +19,7 @@ import torch
 from qwen_edit.clock import StepClock
 from qwen_edit.control.blame import Blame, Unblamed
 from qwen_edit.device_errors import DeviceError, failure, is_device_error, is_out_of_memory
-from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull
+from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
 from qwen_edit.intake import Intake
 from qwen_edit.job import Job, Phase, Reply, in_order
 from qwen_edit.metrics import Metrics
@@ -275,10 +275,11 @@ class Engine:
         self._answer_with_error(job, error)
 
     def _answer_with_error(self, job: Job, error: EditError) -> None:
-        outcome = {Cancelled: "cancelled", BadRequest: "refused"}.get(type(error), "failed")
-        self._metrics.edit(outcome)
+        comes_again = isinstance(error, UnknownPictures)
+        if not comes_again:
+            self._metrics.edit({Cancelled: "cancelled", BadRequest: "refused"}.get(type(error), "failed"))
         log.info("edit %s: %s", job.request.id, error.message)
-        self._answer(job, lambda: job.reply.error(error), failed=True)
+        self._answer(job, lambda: job.reply.error(error), stopped=comes_again, failed=not comes_again)
 
     def _answer(self, job: Job, send: Callable[[], None], *, stopped: bool = False, failed: bool = False) -> None:
         """The job is forgotten before it is answered: who gets the answer finds its place free."""

@@ -2,6 +2,7 @@
 
 EditError
 ├── BadRequest   invalid     the request cannot be served as it is
+├── UnknownPictures  unknown_pictures  pictures that were only named: they have to be sent
 ├── QueueFull    queue_full  as many jobs as MAX_JOBS are waiting or running, or this one would not be done in time
 ├── Draining     draining    the server is stopping
 ├── Cancelled    cancelled   the client asked for an end, or the edit cannot end in its time any more
@@ -29,6 +30,13 @@ class BadRequest(EditError):
     def __init__(self, tensor: str, detail: str) -> None:
         super().__init__(f"{tensor}: {detail}")
         self.detail = detail
+
+
+class UnknownPictures(EditError):
+    word = "unknown_pictures"
+
+    def __init__(self) -> None:
+        super().__init__("a picture that was named is not encoded here: send the pictures")
 
 
 class QueueFull(EditError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ MAX_SECONDS = 3600.0  # an edit counts as no older, and a caller as waiting no l
 MAX_ORDER_SECONDS = 86_400.0
 MAX_CALLER = 64  # characters
 MAX_SIBLINGS = 1000
+PICTURES = re.compile(r"[0-9a-f]{64}(,[0-9a-f]{64}){0,15}")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Hints:
     time_left: float | None = None  # that the caller will still wait; None: as long as it takes
     order: float | None = None  # its place, as an earlier answer told it; None: the edit has none yet
     caller: str = ""  # empty: like nobody else
+    pictures: tuple[bytes, ...] = ()  # SHA-256 of the reference images of a continued edit, instead of their bytes
     siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
 
 
@@ -41,6 +44,7 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         time_left=_seconds(given, "time_left", 0.0, MAX_SECONDS),
         order=_seconds(given, "order", -MAX_ORDER_SECONDS, MAX_ORDER_SECONDS),
         caller=_caller(given),
+        pictures=_pictures(given),
         siblings=math.ceil(_siblings(given) / instances),
     )
 
@@ -65,6 +69,15 @@ def _caller(given: Mapping[str, object]) -> str:
     if not isinstance(caller, str) or len(caller) > MAX_CALLER:
         raise BadRequest("caller", f"{shown(caller)}: a text of at most {MAX_CALLER} characters is allowed")
     return caller
+
+
+def _pictures(given: Mapping[str, object]) -> tuple[bytes, ...]:
+    if "pictures" not in given:
+        return ()
+    names = given["pictures"]
+    if not isinstance(names, str) or not PICTURES.fullmatch(names):
+        raise BadRequest("pictures", f"{shown(names)}: SHA-256 sums in hexadecimal digits, with commas, are allowed")
+    return tuple(bytes.fromhex(name) for name in names.split(","))
 
 
 def _siblings(given: Mapping[str, object]) -> int:

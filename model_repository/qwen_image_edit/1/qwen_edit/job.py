@@ -160,6 +160,7 @@ class Job:
             "decode": round(times.decode, 6),
             "rows": round(times.rows / times.steps, 3) if times.steps else 0,
             "cache_hit": times.cache_hit,
+            "named": True,  # a continued call may name its pictures
             "order": round(self.place - time.monotonic(), 6),
             "text_tokens": self.prepared.prompt.tokens,
             "image_tokens": sum(reference_tokens),

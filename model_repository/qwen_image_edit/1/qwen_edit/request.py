@@ -84,6 +84,7 @@ class EditRequest:
     deadline: float = math.inf  # nobody waits any longer
     order: float | None = None  # the place that an earlier engine gave it; None: it has none yet
     caller: str = ""  # empty: like nobody else
+    pictures: tuple[bytes, ...] = ()  # SHA-256 of the reference images, where `images` is empty
     siblings: int = 1  # edits that are taken or refused with this one, itself included
 
     @property
@@ -124,11 +125,13 @@ def parse(
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
     latents = _latents(values, start)
     age = _age(values, unix_now) if hints.age is None else hints.age
+    pictures = hints.pictures if start > 0 and "image" not in values else ()
+    images = () if pictures else _images(values, limits, defaults.least_references)
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
         id=printable(request_id),
         edit_id=CALL.sub("", request_id),
-        images=_images(values, limits, defaults.least_references),
+        images=images,
         prompt=_prompt(values),
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
         mask=_mask(values),
@@ -145,6 +148,7 @@ def parse(
         deadline=math.inf if hints.time_left is None else now + hints.time_left,
         order=None if hints.order is None else now + hints.order,
         caller=hints.caller,
+        pictures=pictures,
         siblings=hints.siblings,
     )
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Self
 
 from qwen_edit.conditioning.conditioner import Conditioner
-from qwen_edit.conditioning.references import Reference
+from qwen_edit.conditioning.references import Reference, references_of
 from qwen_edit.conditioning.texts import Prompt, Prompts
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
@@ -63,16 +63,16 @@ class Preparation:
         """About the tokens of each row: as if the pictures were square. Nothing is decoded; raises BadRequest."""
         side = math.isqrt(self._sizes.reference_area)
         geometry = self._sizes.geometry(
-            [(side, side)] * len(request.images), request.size, masked=request.mask is not None
+            [(side, side)] * (len(request.images) or len(request.pictures)),
+            request.size,
+            masked=request.mask is not None,
         )
         texts = (request.prompt, request.negative_prompt) if request.guided else (request.prompt,)
         return tuple(geometry.row_tokens + self._prompts.about(text, geometry) for text in texts)
 
     def prepare(self, request: EditRequest) -> Preparing:
-        """Stops before each picture that it decodes; raises BadRequest."""
-        references = tuple(
-            Reference(data, self._decoders, alpha=self._sizes.family.reads_alpha) for data in request.images
-        )
+        """Stops before each picture that it decodes; raises BadRequest, UnknownPictures."""
+        references = references_of(request, self._decoders, alpha=self._sizes.family.reads_alpha)
         own = yield from self._own_sizes(request, references)
         masked = request.mask is not None
         geometry = self._sizes.geometry(own, request.size, masked=masked)

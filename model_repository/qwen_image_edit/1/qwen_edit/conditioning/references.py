@@ -7,23 +7,30 @@ from collections.abc import Iterable
 
 from PIL import Image
 
+from qwen_edit.errors import UnknownPictures
 from qwen_edit.families.family import Size
 from qwen_edit.pictures.decoders import Decoders, Wanted
+from qwen_edit.request import EditRequest
 
 
 class Reference:
-    """An uploaded reference image; its own size, often fifty times as many pixels, never comes to this process."""
+    """An uploaded reference image; its own size, often fifty times as many pixels, never comes to this process.
 
-    def __init__(self, data: bytes, decoders: Decoders, *, alpha: bool = False) -> None:
+    One that was only named has no data: it can be used while its encodings are at hand.
+    """
+
+    def __init__(self, data: bytes | None, digest: bytes, decoders: Decoders, *, alpha: bool) -> None:
         """`alpha`: it is kept."""
         self._data = data
         self._decoders = decoders
         self._alpha = alpha
         self._resized: dict[Size, Image.Image] = {}
-        self.digest = hashlib.sha256(data).digest()
+        self.digest = digest
 
     def decode(self, wanted: Wanted) -> Size:
-        """Keeps it at the sizes that are wanted of its own, which is returned; raises BadRequest."""
+        """Keeps it at the sizes that are wanted of its own, which is returned; raises BadRequest, UnknownPictures."""
+        if self._data is None:
+            raise UnknownPictures
         sizes: list[Size] = []
 
         def noted(own: Size) -> list[Size]:
@@ -48,3 +55,10 @@ class Reference:
 
     def keep_only(self, sizes: Iterable[Size]) -> None:
         self._resized = {size: self._resized[size] for size in sizes}
+
+
+def references_of(request: EditRequest, decoders: Decoders, *, alpha: bool) -> tuple[Reference, ...]:
+    """Those that a request brings, or names."""
+    if request.pictures:
+        return tuple(Reference(None, digest, decoders, alpha=alpha) for digest in request.pictures)
+    return tuple(Reference(data, hashlib.sha256(data).digest(), decoders, alpha=alpha) for data in request.images)
