@@ -105,3 +105,37 @@ def test_who_is_alone_is_tried_whatever_is_foreseen(engine: TestEngine, cat: byt
     slow(engine, cat, 0.05)
     engine.worker.before_step = lambda: None
     assert engine.submit(edit(cat, num_inference_steps=50, deadline=time.monotonic() + 1.0)).wait().image is not None
+
+
+STEPS = 8
+
+
+@pytest.mark.parametrize(("requests", "outputs"), [(1, 1), (5, 10)], ids=["a modest", "a greedy"])
+def test_beside_another_caller_an_edit_waits_for_what_is_under_way_and_for_nothing_else(
+    engine: TestEngine, cat: bytes, requests: int, outputs: int
+) -> None:
+    """Counted in the others' steps before its own first one: beside five requests of ten outputs at most twice those
+    beside one edit, which are what that has left."""
+    worker = engine.worker
+    engine.submit(edit(cat, num_inference_steps=STEPS)).wait()  # the pace is known from here
+    worker.batches.clear()
+    sent = requests * outputs
+
+    def hold_the_third() -> None:
+        if len(worker.batches) == 3:
+            wait_until(lambda: worker.prepared == sent + 2)
+
+    worker.before_step = hold_the_third
+    first = [
+        engine.submit(
+            edit(cat, edit_id=f"r{request}-{output}", num_inference_steps=STEPS, caller="first", siblings=outputs)
+        )
+        for request in range(requests)
+        for output in range(outputs)
+    ]
+    wait_until(lambda: len(worker.batches) == 3)
+    second = edit(cat, num_inference_steps=STEPS, caller="second")
+    assert engine.submit(second).wait().image is not None
+    assert worker.batches.index([second.id]) <= 2 * STEPS
+    for answer in first:
+        answer.wait()

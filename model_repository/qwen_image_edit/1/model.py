@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +121,8 @@ class TritonPythonModel:
                     reply.nothing()
                     continue
                 edit = parse(
-                    tensors, self._limits, self._defaults, request_id=_request_id(request), now=time.monotonic(),
-                    unix_now=time.time(), hints=hints(_parameters_of(request), instances=self._instances),
+                    tensors, self._limits, self._defaults, request_id=_text(request.request_id), now=time.monotonic(),
+                    unix_now=time.time(), hints=hints(_text(request.parameters), instances=self._instances),
                 )  # fmt: skip
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
@@ -158,7 +159,7 @@ class TritonReply:
     """One request's answer, sent once."""
 
     def __init__(self, request: Any, cancellations: Cancellations) -> None:
-        self._id = _request_id(request)
+        self._id = _text(request.request_id)
         self._sender = Exclusive(request.get_response_sender())
         self._cancellations = cancellations
 
@@ -265,18 +266,10 @@ class TritonMetrics:
         return family
 
 
-def _request_id(request: Any) -> str:
-    """Empty where it is not UTF-8, which Triton's HTTP front end lets through."""
+def _text(ask: Callable[[], object]) -> str:
+    """What Triton says; empty where it is not UTF-8, which its HTTP front end lets through."""
     try:
-        return str(request.request_id())
-    except UnicodeDecodeError:
-        return ""
-
-
-def _parameters_of(request: Any) -> str:
-    """A JSON object, or nothing; that too where it is not UTF-8."""
-    try:
-        return str(request.parameters())
+        return str(ask())
     except UnicodeDecodeError:
         return ""
 

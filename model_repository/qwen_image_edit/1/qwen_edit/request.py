@@ -24,7 +24,6 @@ MAX_ASPECT = 8  # longer side over shorter side
 MAX_TRUE_CFG_SCALE = 20.0
 MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
 MAX_PREVIEW_SIDE = 1024  # pixels
-SAME_ARRIVAL_SECONDS = 30.0  # as far apart may two calls put the arrival of their edit: an upload lies between
 MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
 MAX_REQUEST_ID = 128  # characters that a log line carries
 CALL = re.compile(r"\.[0-9]+$")  # at the end of a request's id: which of its edit's calls it is
@@ -94,13 +93,6 @@ class EditRequest:
     @property
     def continued(self) -> bool:
         return self.start_step > 0
-
-
-def is_another_call(one: EditRequest, other: EditRequest) -> bool:
-    """For the same steps of the same edit. Not by the ids alone: a caller may have numbered its edits so."""
-    same_steps = (one.start_step, one.seed) == (other.start_step, other.seed)
-    same_arrival = one.dated and other.dated and abs(one.arrival - other.arrival) < SAME_ARRIVAL_SECONDS
-    return one.edit_id == other.edit_id and one.id != other.id and same_steps and same_arrival
 
 
 def parse(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from qwen_edit.errors import QueueFull
 from qwen_edit.job import Job, Phase, in_order
-from qwen_edit.request import is_another_call
+from qwen_edit.request import EditRequest
 from qwen_edit.scheduling.admission import has_place, wait_for_time
 from qwen_edit.scheduling.forecast import InLine, alone, in_one_piece
 from qwen_edit.scheduling.order import place_of
@@ -17,6 +17,7 @@ from qwen_edit.scheduling.pace import Pace
 
 SEGMENT_STEPS = 10  # of calls whose length is not known yet, which is what shims make of them
 AWAY_SECONDS = 2.0  # for which an edit between two of its segments keeps its time
+SAME_ARRIVAL_SECONDS = 30.0  # as far apart may two calls put the arrival of their edit: an upload lies between
 SIBLING = re.compile(r"-[0-9]+$")  # at the end of an edit's id: which of its request's it is
 
 
@@ -48,7 +49,7 @@ class Line:
         It takes the place of an earlier call of the same edit, which broke off unseen by us, or it would not be here.
         """
         self._forget(now)
-        earlier = [other for other in self.jobs if is_another_call(other.request, job.request)]
+        earlier = [other for other in self.jobs if _is_another_call(other.request, job.request)]
         promised = self._promised(job)
         request = job.request
         job.work = self._pace.work(job.row_tokens, request.num_inference_steps)
@@ -179,3 +180,10 @@ def _returns(job: Job) -> int:
     left = request.num_inference_steps - request.stop_step
     length = request.stop_step - request.start_step if request.stop_step > 1 else SEGMENT_STEPS
     return math.ceil(left / length)
+
+
+def _is_another_call(one: EditRequest, other: EditRequest) -> bool:
+    """For the same steps of the same edit. Not by the ids alone: a caller may have numbered its edits so."""
+    same_steps = (one.start_step, one.seed) == (other.start_step, other.seed)
+    same_arrival = one.dated and other.dated and abs(one.arrival - other.arrival) < SAME_ARRIVAL_SECONDS
+    return one.edit_id == other.edit_id and one.id != other.id and same_steps and same_arrival
