@@ -203,3 +203,12 @@ def test_a_caller_has_his_share_of_the_places_and_never_the_last_ones() -> None:
 def test_a_caller_who_has_nothing_there_finds_a_place_beside_one_who_takes_all() -> None:
     wishes = [*(Wish(0.001 * number, 2, caller="a", patience=9e9) for number in range(50)), Wish(0.1, 2, caller="b")]
     assert Simulation(wishes, [Engine(max_jobs=16)]).run()[-1].refused is None
+
+
+def test_siblings_take_one_place_after_the_other() -> None:
+    """Their time is kept for them, and no place."""
+    four = [Wish(0.1, 4, caller="a", request="four", siblings=4)] * 4
+    fates = Simulation([Wish(0, 20, caller="c"), *four, Wish(0.2, 2, caller="b")], [Engine(max_jobs=3)]).run()
+    assert [fate.refused is None for fate in fates] == [True, True, True, False, False, False]
+    fates = Simulation([Wish(0, 20, caller="c"), four[0], Wish(0.2, 2, caller="b")], [Engine(max_jobs=3)]).run()
+    assert [fate.refused for fate in fates] == [None] * 3

@@ -64,18 +64,17 @@ def _later(newcomers: Sequence[InLine], wait: float) -> list[InLine]:
     ]
 
 
-def has_place(caller: str, wanted: int, held: Counter[str], max_jobs: int) -> bool:
-    """Whether `wanted` more edits of the caller may be held beside those that are, counted by caller.
+def has_place(caller: str, held: Counter[str], max_jobs: int) -> bool:
+    """Whether one more edit of the caller may be held beside those that are, counted by caller.
 
     While others are there a caller has no more than his share, and never the last places, so that whoever comes finds
     one. Edits without a caller are nobody's.
     """
     total, his = held.total(), held[caller]
-    wanted = min(wanted, max_jobs)
-    if total + wanted > max_jobs:
+    if total >= max_jobs:
         return False
     if not caller or not his:
         return True
     callers = len({*held, caller} - {""})
     share = max_jobs // callers if callers > 1 else max_jobs
-    return his + wanted <= share and total + wanted <= max_jobs - max_jobs // FIRST_COMERS
+    return his < share and total < max_jobs - max_jobs // FIRST_COMERS

@@ -44,7 +44,9 @@ class Line:
         self._stretch = stretch
 
     def join(self, job: Job, now: float, budget: int) -> None:
-        """Gives the job its place and holds it; raises QueueFull. One that has begun, or was promised, is always taken.
+        """Gives the job its place and holds it; raises QueueFull.
+
+        One that has begun is always taken, and one that was promised its time wherever there is a place.
 
         It takes the place of an earlier call of the same edit, which broke off unseen by us, or it would not be here.
         """
@@ -59,10 +61,12 @@ class Line:
             job.place = earlier[0].place if earlier else promised[0].edit.place[0]
         else:
             job.place = self._new_place(job)
-        if not (request.continued or earlier or promised):
-            siblings = self._siblings(job, now)
-            self._refuse_when_full(job, siblings, now, budget)
-            self._expected += siblings
+        if not (request.continued or earlier):
+            self._refuse_without_place(job, promised=bool(promised))
+            if not promised:
+                siblings = self._siblings(job, now)
+                self._refuse_without_time(job, siblings, now, budget)
+                self._expected += siblings
         for kept in promised[:1]:
             self._expected.remove(kept)
             if not kept.sibling:
@@ -106,21 +110,22 @@ class Line:
         mine = self._in_line(job)
         return in_one_piece([mine, *self._others(job)], now, budget, self._pace)[mine] <= job.request.deadline
 
-    def _refuse_when_full(self, job: Job, siblings: list[Expected], now: float, budget: int) -> None:
+    def _refuse_without_place(self, job: Job, *, promised: bool) -> None:
         held = Counter(each.request.caller for each in self._here())
-        held.update(expected.caller for expected in self._expected if expected.sibling)
-        if not has_place(job.request.caller, 1 + len(siblings), held, self._max_jobs):
+        if not has_place("" if promised else job.request.caller, held, self._max_jobs):
             raise QueueFull(
                 f"{held.total()} edits are waiting or running, at most {self._max_jobs} are taken: "
                 f"retry in {self._pace.retry_seconds(self.jobs)} s"
             )
+
+    def _refuse_without_time(self, job: Job, siblings: list[Expected], now: float, budget: int) -> None:
         if not self._pace.known:
             return
         newcomers = [self._in_line(job), *(sibling.edit for sibling in siblings)]
         wait = wait_for_time(newcomers, self._others(job), now, budget, self._pace)
         if wait is not None:
             raise QueueFull(
-                f"{held.total()} edits are waiting or running, and beside them this one would not be done in time: "
+                f"{len(self._here())} edits are waiting or running, beside which this one would not be done in time: "
                 f"retry in {wait:.0f} s"
             )
 
