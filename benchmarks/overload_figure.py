@@ -1,6 +1,6 @@
 """docs/overload.svg, from what `make bench-late ARGS=overload` counted on two commits.
 
-    make bench-overload_figure
+make bench-overload_figure
 """
 
 from __future__ import annotations

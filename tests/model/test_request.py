@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from qwen_edit.errors import BadRequest
-from qwen_edit.hints import Hints, hints
-from qwen_edit.request import NO_HINTS, TENSORS, Defaults, EditRequest, cancelled, parse
+from qwen_edit.hints import NO_HINTS, Hints, hints
+from qwen_edit.request import TENSORS, Defaults, EditRequest, cancelled, parse
 from qwen_edit.settings import Limits
 
 NOW = 1_800_000_000.0

@@ -33,6 +33,9 @@ class Hints:
     siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
 
 
+NO_HINTS = Hints()
+
+
 def hints(parameters: str, *, instances: int = 1) -> Hints:
     """`parameters`: a JSON object, as Triton hands it over; raises BadRequest naming the parameter and the value.
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.family import SOURCE, Size
-from qwen_edit.hints import MAX_SECONDS, Hints
+from qwen_edit.hints import MAX_SECONDS, NO_HINTS, Hints
 from qwen_edit.settings import MAX_SEED, MIN_SIDE, Limits
 
 Array = npt.NDArray[Any]
@@ -28,7 +28,6 @@ MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it
 MAX_REQUEST_ID = 128  # characters that a log line carries
 CALL = re.compile(r"\.[0-9]+$")  # at the end of a request's id: which of its edit's calls it is
 MAX_CANCELLED_ID = 256  # bytes
-NO_HINTS = Hints()
 
 # Name → (numpy kind, shape without the batch dimension; -1 is any). Kind "O" is Triton's BYTES.
 TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -117,7 +116,7 @@ def parse(
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
     latents = _latents(values, start)
     age = _age(values, unix_now) if hints.age is None else hints.age
-    pictures = hints.pictures if start > 0 and "image" not in values else ()
+    pictures = () if start == 0 or "image" in values else hints.pictures
     images = () if pictures else _images(values, limits, defaults.least_references)
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
