@@ -138,14 +138,14 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
         seed=_seed(given),
         output_format=given[fields.OUTPUT_FORMAT],
         output_compression=given[fields.OUTPUT_COMPRESSION],
-        background=given[fields.BACKGROUND],
+        background=_background(given),
         stream=given[fields.STREAM],
         partial_images=given[fields.PARTIAL_IMAGES],
         fields={
             **({"image": images[0].name} if images else {}),
             "num_inference_steps": given.spelling(fields.STEPS),
             "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
-            **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed")},
+            **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed", "background")},
         },
     )
 
@@ -217,6 +217,14 @@ def classic_size(settings: Settings) -> tuple[int, int]:
     """The largest square up to the classic one that this server allows."""
     side = min(CLASSIC_SIDE, settings.max_side, math.isqrt(settings.max_pixels))
     return side, side
+
+
+def _background(given: Given) -> str:
+    background = given[fields.BACKGROUND]
+    if background == "transparent" and given[fields.OUTPUT_FORMAT] == "jpeg":
+        problem = "background=transparent needs output_format png or webp: jpeg has no transparency"
+        raise InvalidInput(problem, param="background")
+    return background
 
 
 def _seed(given: Given) -> int:

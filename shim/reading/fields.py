@@ -146,9 +146,10 @@ RESPONSE_FORMAT: Field[str] = Field(
 )
 BACKGROUND: Field[str] = Field(
     "background",
-    Choice(("auto", "opaque"), {"transparent": "outputs are opaque"}),
+    Choice(("auto", "opaque", "transparent")),
     "auto",
-    "`opaque`: what is transparent in an output is shown on white, as it always is in jpeg.",
+    "`opaque`: what is transparent in an output is shown on white, as it always is in jpeg. `transparent` asks for it.",
+    note="`transparent` where the checkpoint can, in png and webp",
 )
 STREAM: Field[bool] = Field("stream", Boolean(), False)
 PARTIAL_IMAGES: Field[int] = Field("partial_images", Integer(0, 3), 0, "Unfinished images on the way, in a stream.")

@@ -92,7 +92,8 @@ class Triton:
         body = await run_in_threadpool(body_of, segment, call_id)
         async with self._gate.passing(body.length, (not segment.continued, segment.standing.arrived)):
             self._in_flight += 1
-            body.tell(segment.standing.parameters(time.monotonic(), continued=segment.continued))
+            standing = segment.standing.parameters(time.monotonic(), continued=segment.continued)
+            body.tell(standing | wishes(segment))
             try:
                 response, content = await self._answer(body, call_id, edit_id)
             except asyncio.CancelledError:
@@ -133,6 +134,11 @@ class Triton:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
             async with asyncio.timeout(DROP_SECONDS):
                 await self._post(body, edit_id)
+
+
+def wishes(segment: Segment) -> dict[str, float | int | str]:
+    """What older models pass over."""
+    return {"background": "transparent"} if segment.job.edit.background == "transparent" else {}
 
 
 def servers_of(health: bytes) -> int:

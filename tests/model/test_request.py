@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,15 @@ DTYPES = {
 
 
 def request(said: Hints = NO_HINTS, **values: Any) -> EditRequest:
+    return request_of(DEFAULTS, said, **values)
+
+
+def request_of(defaults: Defaults, said: Hints = NO_HINTS, **values: Any) -> EditRequest:
     """Parses a minimal request with `values`, each without its batch dimension."""
     given: dict[str, Any] = {"image": [b"picture"], "prompt": [b"make it blue"]}
     given |= values
     tensors = {name: np.array([value], dtype=DTYPES[name]) for name, value in given.items() if value is not None}
-    return parse(tensors, Limits(), DEFAULTS, request_id="r", now=NOW, unix_now=NOW, hints=said)
+    return parse(tensors, Limits(), defaults, request_id="r", now=NOW, unix_now=NOW, hints=said)
 
 
 def test_what_is_left_out_gets_its_default() -> None:
@@ -79,6 +84,27 @@ def test_a_continued_edit_may_name_its_pictures_and_a_first_call_may_not() -> No
         request(said, image=None)
 
 
+def test_a_transparent_background_is_asked_for_in_the_authors_words_and_once() -> None:
+    transparent = hints('{"background": "transparent"}')
+    able = replace(DEFAULTS, transparent_wording=("Before: ", " after."))
+    worded = request_of(able, transparent).prompt
+    assert worded == "Before: make it blue after."
+    assert request_of(able, transparent, prompt=[worded.encode()]).prompt == worded
+    assert request_of(able, NO_HINTS).prompt == "make it blue"
+    with pytest.raises(BadRequest, match="background: transparent: pictures of this checkpoint are opaque"):
+        request(transparent)
+
+
+def test_a_checkpoint_may_need_no_picture_and_fix_the_steps() -> None:
+    able = replace(DEFAULTS, least_references=0, fixed_steps=8)
+    assert request_of(able, NO_HINTS, image=None, num_inference_steps=[4]).num_inference_steps == 8
+    assert request_of(able, NO_HINTS, image=None).images == ()
+    with pytest.raises(BadRequest, match="mask: a mask without a reference image"):
+        request_of(able, NO_HINTS, image=None, mask=[b"mask"])
+    with pytest.raises(BadRequest, match="image: at least one encoded reference image is needed"):
+        request(image=None)
+
+
 def test_siblings_are_those_that_come_to_one_instance() -> None:
     assert hints('{"siblings": 10}', instances=4).siblings == 3
     assert hints("{}", instances=4).siblings == 1
@@ -112,6 +138,8 @@ def test_seconds_beyond_reason_are_brought_into_it(said: dict[str, float], used:
         ({"pictures": 1}, "invalid: pictures: 1"),
         ({"siblings": 0}, "invalid: siblings: 0: a whole number from 1 to 1000 is allowed"),
         ({"siblings": "2"}, "invalid: siblings: '2'"),
+        ({"background": "green"}, "invalid: background: 'green': auto or transparent is allowed"),
+        ({"background": ["transparent"]}, "invalid: background: "),
     ],
     ids=str,
 )

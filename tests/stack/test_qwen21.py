@@ -31,9 +31,9 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Cal
             requests.post(f"{each.url}/v1/images/edits", data=asked, files=files, timeout=60) for each in (turbo, whole)
         ]
     assert [answer.status_code for answer in answers] == [200, 200], turbo.log
-    opaque = [
+    others = [
         requests.post(f"{turbo.url}/v1/images/edits", data=asked | more, files=files, timeout=60).json()
-        for more in ({"background": "opaque"}, {"output_format": "jpeg"})
+        for more in ({"background": "opaque"}, {"output_format": "jpeg"}, {"background": "transparent"})
     ]
     in_segments, in_one = (pictures(answer.json()) for answer in answers)
     assert in_segments[0].shape == (64, 96, 4)
@@ -41,9 +41,10 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Cal
     assert {(answer.json()["background"], answer.json()["num_inference_steps"]) for answer in answers} == {
         ("transparent", 8)
     }
-    assert [answer["background"] for answer in opaque] == ["opaque", "opaque"]
-    assert pictures(opaque[0])[0].shape == (64, 96, 3)
-    assert turbo.metric("qwen_edit_steps_total") - before == 4 * 8, "eight steps are what the checkpoint knows"
+    assert [answer["background"] for answer in others] == ["opaque", "opaque", "transparent"]
+    assert not same(pictures(others[2]), in_one), "the wording is around the prompt"
+    assert pictures(others[0])[0].shape == (64, 96, 3)
+    assert turbo.metric("qwen_edit_steps_total") - before == 5 * 8, "eight steps are what the checkpoint knows"
 
 
 def test_openais_sdk_edits_ten_pictures_and_makes_one_of_a_text(turbo: Server, photo: Callable[[str], bytes]) -> None:
@@ -75,6 +76,13 @@ def test_a_generation_that_cannot_be_is_refused(
     answer = requests.post(f"{turbo.url}/v1/images/generations", json=body, timeout=30)
     assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
+
+
+def test_a_model_of_opaque_pictures_says_so(stack: Server, photo: Callable[[str], bytes]) -> None:
+    asked = {"prompt": "x", "background": "transparent"}
+    answer = requests.post(f"{stack.url}/v1/images/edits", data=asked, files={"image": photo("cat")}, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "background")
+    assert "pictures of this checkpoint are opaque" in answer.json()["error"]["message"]
 
 
 def test_a_model_that_only_edits_says_so(stack: Server) -> None:

@@ -229,7 +229,7 @@ def test_harmless_extras_change_nothing(texts: dict[str, str], dialect: Dialect)
         ({"partial_images": "4"}, "partial_images"),
         ({"output_type": "latent"}, "output_type"),
         ({"max_sequence_length": "0"}, "max_sequence_length"),
-        ({"background": "transparent"}, "background"),
+        ({"background": "transparent", "output_format": "jpeg"}, "background"),
         ({"background": "green"}, "background"),
         ({"markup": "x"}, "markup"),
         ({"svg[model]": "x"}, "svg"),

@@ -31,6 +31,7 @@ class Hints:
     caller: str = ""  # empty: like nobody else
     pictures: tuple[bytes, ...] = ()  # SHA-256 of the reference images of a continued edit, instead of their bytes
     siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
+    transparent: bool = False  # the background that is asked for
 
 
 NO_HINTS = Hints()
@@ -49,6 +50,7 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         caller=_caller(given),
         pictures=_pictures(given),
         siblings=math.ceil(_siblings(given) / instances),
+        transparent=_background(given) == "transparent",
     )
 
 
@@ -81,6 +83,13 @@ def _pictures(given: Mapping[str, object]) -> tuple[bytes, ...]:
     if not isinstance(names, str) or not PICTURES.fullmatch(names):
         raise BadRequest("pictures", f"{shown(names)}: SHA-256 sums in hexadecimal digits, with commas, are allowed")
     return tuple(bytes.fromhex(name) for name in names.split(","))
+
+
+def _background(given: Mapping[str, object]) -> object:
+    background = given.get("background", "auto")
+    if background not in ("auto", "transparent"):
+        raise BadRequest("background", f"{shown(background)}: auto or transparent is allowed")
+    return background
 
 
 def _siblings(given: Mapping[str, object]) -> int:

@@ -57,6 +57,7 @@ class Defaults:
     negative_prompt: str
     fixed_steps: int | None = None  # of every edit, where the checkpoint knows no other number
     least_references: int = 1
+    transparent_wording: tuple[str, str] | None = None  # None: its pictures are opaque
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def parse(
         id=printable(request_id),
         edit_id=CALL.sub("", request_id),
         images=images,
-        prompt=_prompt(values),
+        prompt=_worded(_prompt(values), defaults.transparent_wording) if hints.transparent else _prompt(values),
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
         mask=_mask(values),
         size=_size(values, limits),
@@ -193,6 +194,14 @@ def _prompt(values: Mapping[str, Array]) -> str:
     if not prompt:
         raise BadRequest("prompt", "an empty prompt: 1 to 32000 characters are allowed")
     return prompt
+
+
+def _worded(prompt: str, wording: tuple[str, str] | None) -> str:
+    """That asks for a transparent background, and does so once."""
+    if wording is None:
+        raise BadRequest("background", "transparent: pictures of this checkpoint are opaque; auto is allowed")
+    before, after = wording
+    return prompt if after.strip() in prompt else f"{before}{prompt}{after}"
 
 
 def _text(values: Mapping[str, Array], name: str, default: str) -> str:

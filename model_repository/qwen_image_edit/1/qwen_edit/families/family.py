@@ -26,5 +26,7 @@ class Family:
     renormalises: bool = True  # a guided velocity, to each token's norm without guidance
     least_references: int = 1  # 0: it makes pictures of a text alone too
     reads_alpha: bool = False  # of references, and answers it; else they are flattened on white
+    # Around a prompt that asks for a transparent background, as its authors word it.
+    transparent_wording: tuple[str, str] | None = None
     # Text and references are a prefix, the same at every step; sides are multiples of two tokens.
     has_prefix: bool = False

@@ -17,5 +17,9 @@ QWEN21 = Family(
     negative_prompt="",
     renormalises=False,
     reads_alpha=True,
+    transparent_wording=(
+        "This is an RGBA image with transparency. ",
+        " The image has alpha channel and the background is transparent.",
+    ),
     has_prefix=True,
 )

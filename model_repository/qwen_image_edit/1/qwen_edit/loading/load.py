@@ -150,6 +150,7 @@ def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline) -
         ),
         negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), family.negative_prompt),
         least_references=family.least_references,
+        transparent_wording=family.transparent_wording,
         fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )
 
