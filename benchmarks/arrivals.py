@@ -33,7 +33,7 @@ def main() -> None:
         means = {}
         for segments in (1, SEGMENTS):
             worker = PipelineWorker(pipeline, sizes, Decoders(10**8, 10**8), cache_bytes=2**28)
-            engine = Engine(worker, Watch(), max_jobs=100, max_batch_tokens=1)
+            engine = Engine(worker, Watch(), max_jobs=100, max_batch_tokens=1, stretch=0.0)
             ended, latencies = run_in_segments(engine, requests, segments)
             engine.close()
             means[segments] = statistics.mean(latencies)

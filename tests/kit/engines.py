@@ -46,7 +46,8 @@ class TestEngine:
 
     def __init__(
         self, parts: Any, *, devices: Devices | None = None, reference_area: int = REFERENCE_AREA, max_jobs: int = 64,
-        max_batch_tokens: int = 100_000, blame: Blame | None = None, one_area: bool = False, **options: Any,
+        max_batch_tokens: int = 100_000, stretch: float = 3.0, blame: Blame | None = None,
+        one_area: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         self.pipeline = pipeline_of(parts, devices)
         token_pixels = self.pipeline.token_pixels
@@ -59,7 +60,7 @@ class TestEngine:
         self.final_latents = self.worker.final_latents
         self.engine = Engine(
             Noted(self.worker, blame) if blame else self.worker, self.watch, max_jobs=max_jobs,
-            max_batch_tokens=max_batch_tokens, blame=blame or UNBLAMED,
+            max_batch_tokens=max_batch_tokens, stretch=stretch, blame=blame or UNBLAMED,
             end_process=lambda status: self.process_ended.set(),
         )  # fmt: skip
 

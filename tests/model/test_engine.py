@@ -352,7 +352,7 @@ def test_while_draining_new_edits_are_refused_and_continued_ones_taken(engine: T
 
 def test_edits_in_segments_finish_in_the_order_of_their_arrival(pipeline: Any, cat: bytes) -> None:
     requests = [edit(cat, num_inference_steps=10, size=(256, 256), seed=number) for number in range(12)]
-    with engine_on(pipeline, max_batch_tokens=1) as engine:
+    with engine_on(pipeline, max_batch_tokens=1, stretch=0.0) as engine:
         ended, _ = run_in_segments(engine.engine, requests, segments=5)
         assert max(jobs for jobs, _ in engine.watch.batches) == 1
     assert ended == sorted(ended)
