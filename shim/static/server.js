@@ -56,7 +56,7 @@ export async function readLimits() {
     const fields = operation.requestBody.content["multipart/form-data"].schema.properties;
     return {
       needsKey: !operation.security.some((/** @type {object} */ scheme) => Object.keys(scheme).length === 0),
-      references: fields["image[]"].maxItems,
+      references: fields.image.maxItems,
       steps: fields.num_inference_steps,
       guidance: fields.true_cfg_scale,
       variants: fields.n,
