@@ -54,6 +54,13 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
     )
 
 
+def age_of(arrival: float, unix_now: float) -> float:
+    """By the tensor of callers from before there were parameters; raises BadRequest."""
+    if not math.isfinite(arrival):
+        raise BadRequest("arrival", f"{arrival}: a finite Unix time in seconds is allowed")
+    return min(max(unix_now - arrival, 0.0), MAX_SECONDS)
+
+
 def _seconds(given: Mapping[str, object], name: str, low: float, high: float) -> float | None:
     """Brought into the range: what is further off makes no difference. A string is taken too: not every client of
     Triton can send a floating-point parameter."""

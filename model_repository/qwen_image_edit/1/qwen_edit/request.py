@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.family import SOURCE, Size
-from qwen_edit.hints import MAX_SECONDS, NO_HINTS, Hints
+from qwen_edit.hints import NO_HINTS, Hints, age_of
 from qwen_edit.settings import MAX_SEED, MIN_SIDE, Limits
 
 Array = npt.NDArray[Any]
@@ -110,13 +110,14 @@ def parse(
     `now` is what the monotonic clock says.
     """
     values = {name: _unbatched(name, tensor) for name, tensor in tensors.items()}
-    steps = _integer(values, "num_inference_steps", defaults.num_inference_steps, MIN_STEPS, limits.steps)
-    steps = defaults.fixed_steps or steps
+    asked = _integer(values, "num_inference_steps", defaults.num_inference_steps, MIN_STEPS, limits.steps)
+    steps = defaults.fixed_steps or asked
     start, stop = _segment(values, steps)
     if start > 0 and "seed" not in values:
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
     latents = _latents(values, start)
-    age = _age(values, unix_now) if hints.age is None else hints.age
+    told = float(values["arrival"][0]) if "arrival" in values and hints.age is None else None
+    age = hints.age if told is None else age_of(told, unix_now)
     pictures = () if start == 0 or "image" in values else hints.pictures
     images = () if pictures else _images(values, limits, defaults.least_references)
     request_id = request_id or secrets.token_hex(8)
@@ -270,16 +271,6 @@ def _latents(values: Mapping[str, Array], start_step: int) -> npt.NDArray[np.flo
     if latents.size and np.abs(latents).max() > MAX_LATENT:
         raise BadRequest("latents", f"values over {MAX_LATENT:g}: send the latents of the stopped run unchanged")
     return latents.astype(np.float32, copy=True)
-
-
-def _age(values: Mapping[str, Array], unix_now: float) -> float | None:
-    """By the tensor of callers from before there were parameters."""
-    if "arrival" not in values:
-        return None
-    arrival = float(values["arrival"][0])
-    if not math.isfinite(arrival):
-        raise BadRequest("arrival", f"{arrival}: a finite Unix time in seconds is allowed")
-    return min(max(unix_now - arrival, 0.0), MAX_SECONDS)
 
 
 def _integer(values: Mapping[str, Array], name: str, default: int, low: int, high: int) -> int:
