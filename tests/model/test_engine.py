@@ -140,6 +140,16 @@ def _slow_steps(engine: TestEngine, until: threading.Event) -> None:
     engine.worker.before_step = lambda: until.wait(0.1)
 
 
+def test_what_was_encoded_for_one_caller_is_not_found_by_another(engine: TestEngine, cat: bytes) -> None:
+    counts = []
+    for caller in ("one", "one", "another", ""):
+        engine.submit(edit(cat, caller=caller)).wait()
+        wait_until(lambda: engine.watch.held == (0, 0))
+        counts.append(engine.watch.cache_counts[1])
+    first = counts[0]
+    assert counts == [first, first, 2 * first, 3 * first]
+
+
 def test_eight_variants_of_one_picture_encode_it_once(engine: TestEngine, cat: bytes) -> None:
     for answer in [engine.submit(edit(cat, seed=seed)) for seed in range(8)]:
         answer.wait()

@@ -77,10 +77,12 @@ class Preparation:
         masked = request.mask is not None
         geometry = self._sizes.geometry(own, request.size, masked=masked)
         self._check_latents(request, geometry)
-        prompt = self._prompts.prompt(request.prompt, references, geometry, "prompt")
+        caller = request.caller
+        prompt = self._prompts.prompt(request.prompt, references, geometry, "prompt", caller=caller)
         negative = None
         if request.guided:
-            negative = self._prompts.prompt(request.negative_prompt, references, geometry, "negative_prompt")
+            texts = request.negative_prompt, references, geometry, "negative_prompt"
+            negative = self._prompts.prompt(*texts, caller=caller)
         prepared = Prepared(references, geometry, prompt, negative, mask=None)
         yield from self._decode(prepared, masked=masked)
         if request.mask is None:

@@ -20,7 +20,7 @@ class Reference:
     """
 
     def __init__(self, data: bytes | None, digest: bytes, decoders: Decoders, *, alpha: bool) -> None:
-        """`alpha`: it is kept."""
+        """`digest` names it in the caches; `alpha`: it is kept."""
         self._data = data
         self._decoders = decoders
         self._alpha = alpha
@@ -59,6 +59,13 @@ class Reference:
 
 def references_of(request: EditRequest, decoders: Decoders, *, alpha: bool) -> tuple[Reference, ...]:
     """Those that a request brings, or names."""
-    if request.pictures:
-        return tuple(Reference(None, digest, decoders, alpha=alpha) for digest in request.pictures)
-    return tuple(Reference(data, hashlib.sha256(data).digest(), decoders, alpha=alpha) for data in request.images)
+    named = [(None, digest) for digest in request.pictures]
+    brought = [(data, hashlib.sha256(data).digest()) for data in request.images]
+    return tuple(
+        Reference(data, _salted(digest, request.caller), decoders, alpha=alpha) for data, digest in named or brought
+    )
+
+
+def _salted(digest: bytes, caller: str) -> bytes:
+    """By which what is known of a picture is found again: by this caller alone, lest another learns what he sent."""
+    return hashlib.sha256(digest + caller.encode()).digest() if caller else digest

@@ -25,10 +25,11 @@ class Prompt:
     digests: tuple[bytes, ...]
     sizes: tuple[Size, ...]  # of the pictures as the text encoder sees them
     tokens: int  # that the transformer sees
+    caller: str  # whose it is: its encoding is found again by him alone
 
     @property
     def key(self) -> tuple[object, ...]:
-        return ("text", self.text, self.digests, self.sizes)
+        return ("text", self.text, self.digests, self.sizes, self.caller)
 
 
 class Prompts:
@@ -36,7 +37,9 @@ class Prompts:
         self._pipeline = pipeline
         self._template_tokens: dict[tuple[Size, ...], int] = {}  # by the sizes of the pictures, which are few
 
-    def prompt(self, text: str, references: Sequence[Reference], geometry: Geometry, tensor: str) -> Prompt:
+    def prompt(
+        self, text: str, references: Sequence[Reference], geometry: Geometry, tensor: str, *, caller: str = ""
+    ) -> Prompt:
         """Applies the template and counts the tokens; raises BadRequest naming `tensor` where they do not fit."""
         templated = self._pipeline.templated(self.neutral(text), len(references))
         tokens = self._pipeline.text_tokens(templated, geometry.conditions)
@@ -47,7 +50,7 @@ class Prompts:
                 f"text and pictures take {tokens} text positions: at most {most} are allowed "
                 "at this output size with these references",
             )
-        return Prompt(templated, tuple(r.digest for r in references), geometry.conditions, tokens)
+        return Prompt(templated, tuple(r.digest for r in references), geometry.conditions, tokens, caller)
 
     def about(self, text: str, geometry: Geometry) -> int:
         """About as many tokens as the text with its pictures has, without reading it."""
