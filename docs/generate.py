@@ -1,4 +1,4 @@
-"""Writes the tables of the documents and .env.example from what the code declares.
+"""Writes the tables of the documents and .env.example from what the code declares, and a figure from what was measured.
 
 .venv/bin/python -m docs.generate            # write, as `make docs` does
 .venv/bin/python -m docs.generate --check    # write nothing; name the files that differ, exit status 1
@@ -16,6 +16,7 @@ from typing import Any
 
 import shim.settings
 import standalone.settings
+from docs import overload_figure
 from shim.reading.fields import markdown_rows
 from standalone.parts import model_settings
 from standalone.settings_grammar import Setting, settings_of, text
@@ -114,6 +115,7 @@ def with_tables(document: str) -> str:
 def documents() -> Iterator[tuple[Path, str]]:
     """Every file that is written here, and what it has to say."""
     yield PROJECT / ".env.example", example_environment()
+    yield overload_figure.FIGURE, overload_figure.figure()
     for path in sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]):
         yield path, with_tables(path.read_text("utf-8"))
 

@@ -23,6 +23,8 @@ def copy(tmp_path: Path) -> Path:
         shutil.copytree(PROJECT / part, tmp_path / part, ignore=IGNORED)
     for file in (".env.example", "README.md"):
         shutil.copy(PROJECT / file, tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(PROJECT / "benchmarks" / "RESULTS.md", tmp_path / "benchmarks")
     return tmp_path
 
 
@@ -91,3 +93,8 @@ def test_making_documents_needs_no_package_of_the_model() -> None:
 
     assert "qwen_edit.settings" in loaded
     assert not {"torch", "diffusers", "transformers"} & set(loaded)
+
+
+def test_a_figure_that_was_measured_anew_is_noticed(copy: Path) -> None:
+    replace(copy / "benchmarks" / "RESULTS.md", "| 2788 (99.4 %) |", "| 2700 (96.3 %) |")
+    assert differing(copy) == ["docs/overload.svg"]

@@ -15,6 +15,7 @@ import requests
 from PIL import Image
 from starlette.routing import Mount, Route
 
+from docs import overload_figure
 from tests.kit.servers import PROJECT, Server, environment
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("benchmarks/*.md")])
@@ -204,3 +205,9 @@ def test_every_file_that_the_architecture_names_is_there() -> None:
     named = re.findall(r"`([\w./]+(?:\.py|\.js|\.pbtxt|/))`", (PROJECT / "docs/architecture.md").read_text("utf-8"))
     roots = (PROJECT, PROJECT / "shim", engine, engine / "qwen_edit", engine.parent)
     assert [path for path in named if not any((root / path).exists() for root in roots)] == []
+
+
+def test_the_figure_of_overload_shows_what_was_measured() -> None:
+    before, now = overload_figure.measured().values()
+    assert before["delivered"] / before["steps made"] < 0.2
+    assert now["delivered"] / now["steps made"] > 0.95
