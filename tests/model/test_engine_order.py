@@ -38,21 +38,34 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.001)
 
 
+def slow(engine: TestEngine, cat: bytes, seconds: float) -> None:
+    """A step takes so long from here, as the engine has seen."""
+    engine.worker.before_step = lambda: time.sleep(seconds)
+    engine.submit(edit(cat, num_inference_steps=20)).wait()
+
+
 @pytest.mark.parametrize("caller", ["", "the same"])
 def test_a_short_edit_has_the_next_step_though_a_long_one_came_before_and_ends_first(
-    engine: TestEngine, cat: bytes, caller: str
+    engine: TestEngine, photo: Callable[[str], bytes], cat: bytes, caller: str
 ) -> None:
     worker = engine.worker
+    slow(engine, cat, 0.005)
+    worker.batches.clear()
+
+    pictures = 0
 
     def hold_the_tenth() -> None:
+        nonlocal pictures
+        if len(worker.batches) < 10:
+            pictures = engine.watch.pictures
         if len(worker.batches) == 10:
-            wait_until(lambda: worker.prepared == 2)
+            wait_until(lambda: engine.watch.pictures > pictures)  # which is told when the edit can be scheduled
 
     worker.before_step = hold_the_tenth
     long = edit(cat, num_inference_steps=50, caller=caller)
     long_answer = engine.submit(long)
     wait_until(lambda: len(worker.batches) == 10)
-    short = edit(cat, num_inference_steps=4, caller=caller)
+    short = edit(photo("rocket"), num_inference_steps=4, caller=caller, arrival=long.arrival + 0.0001)
     short_answer = engine.submit(short)
     long_answer.wait()
     assert short_answer.wait().image is not None
@@ -67,12 +80,6 @@ def test_an_edit_keeps_its_place_in_its_next_segment(engine: TestEngine, cat: by
     assert abs(place - first.arrival) < 5
     again = replace(first, start_step=4, stop_step=8, latents=outcome.latents, order=place)
     assert engine.submit(again).wait().timings["order"] < order
-
-
-def slow(engine: TestEngine, cat: bytes, seconds: float) -> None:
-    """A step takes so long from here, as the engine has seen."""
-    engine.worker.before_step = lambda: time.sleep(seconds)
-    engine.submit(edit(cat, num_inference_steps=20)).wait()
 
 
 def test_who_would_end_too_late_is_refused_and_told_when_to_come(engine: TestEngine, cat: bytes) -> None:
@@ -115,27 +122,30 @@ def test_beside_another_caller_an_edit_waits_for_what_is_under_way_and_for_nothi
     engine: TestEngine, cat: bytes, requests: int, outputs: int
 ) -> None:
     """Counted in the others' steps before its own first one: beside five requests of ten outputs at most twice those
-    beside one edit, which are what that has left."""
+    beside one edit, which are what that has left. All arrive at once, though to send them takes this machine longer
+    than some of them are worth."""
     worker = engine.worker
-    engine.submit(edit(cat, num_inference_steps=STEPS)).wait()  # the pace is known from here
+    slow(engine, cat, 0.02)  # so that all else that an edit needs is next to nothing, and the pace steady
     worker.batches.clear()
     sent = requests * outputs
 
     def hold_the_third() -> None:
         if len(worker.batches) == 3:
             wait_until(lambda: worker.prepared == sent + 2)
+        time.sleep(0.02)
 
     worker.before_step = hold_the_third
+    now = time.monotonic()
+    of_first = edit(cat, num_inference_steps=STEPS, caller="first", siblings=outputs, arrival=now)
     first = [
-        engine.submit(
-            edit(cat, edit_id=f"r{request}-{output}", num_inference_steps=STEPS, caller="first", siblings=outputs)
-        )
+        engine.submit(replace(of_first, id=f"r{request}-{output}", edit_id=f"r{request}-{output}"))
         for request in range(requests)
         for output in range(outputs)
     ]
     wait_until(lambda: len(worker.batches) == 3)
-    second = edit(cat, num_inference_steps=STEPS, caller="second")
+    second = edit(cat, num_inference_steps=STEPS, caller="second", arrival=now + 0.0001)
     assert engine.submit(second).wait().image is not None
     assert worker.batches.index([second.id]) <= 2 * STEPS
+    worker.before_step = lambda: None
     for answer in first:
         answer.wait()

@@ -28,7 +28,7 @@ class Expected:
     name: str  # of the edit, or of its request
     sibling: bool  # of one that is or was here; else between two segments
     caller: str
-    work: float
+    steps: int  # of the whole edit
     until: float
     edit: InLine
 
@@ -87,7 +87,8 @@ class Line:
             self._expected += (replace(kept, until=until) for kept in of_it)
         if stopped:
             edit = replace(self._in_line(job), encoded=True)
-            self._expected.append(Expected(job.request.edit_id, False, job.request.caller, job.work, until, edit))
+            steps = job.request.num_inference_steps
+            self._expected.append(Expected(job.request.edit_id, False, job.request.caller, steps, until, edit))
 
     def _forget(self, now: float) -> None:
         """What is not coming any more; siblings come one after the other while one of them is here."""
@@ -130,11 +131,15 @@ class Line:
             )
 
     def _new_place(self, job: Job) -> float:
-        caller = job.request.caller
+        """All are compared as they are foreseen now: of one that came while a step seemed to take longer, its own
+        `work` would say that this one is much lighter."""
+        caller, work = job.request.caller, self._pace.work
         others: list[tuple[float, float]] = []
         if caller:
-            others += ((other.place, other.work) for other in self._here() if other.request.caller == caller)
-            others += ((each.edit.place[0], each.work) for each in self._expected if each.caller == caller)
+            here = (other for other in self._here() if other.request.caller == caller)
+            others += ((other.place, work(other.row_tokens, other.request.num_inference_steps)) for other in here)
+            coming = (each for each in self._expected if each.caller == caller)
+            others += ((each.edit.place[0], work(each.edit.row_tokens, each.steps)) for each in coming)
         return place_of(job.request.arrival, job.work, others, self._stretch)
 
     def _siblings(self, job: Job, now: float) -> list[Expected]:
@@ -145,7 +150,8 @@ class Line:
         for _ in range(request.siblings - 1):
             place = place_of(place, job.work, (), self._stretch)
             edit = replace(mine, place=(place, request.edit_id, len(made)))
-            made.append(Expected(_request_of(job), True, request.caller, job.work, now + AWAY_SECONDS, edit))
+            steps = request.num_inference_steps
+            made.append(Expected(_request_of(job), True, request.caller, steps, now + AWAY_SECONDS, edit))
         return made
 
     def _promised(self, job: Job) -> list[Expected]:
