@@ -7,6 +7,7 @@ import re
 
 import pytest
 from qwen_edit import request, settings
+from qwen_edit.conditioning import texts
 from qwen_edit.families import family
 from qwen_edit.pictures import images, regions
 
@@ -64,3 +65,7 @@ def test_the_page_and_the_description_of_a_mask_say_the_models_threshold() -> No
     said = re.findall(r"alpha is below (\d+)", DESCRIPTION)
     assert [int(threshold) for threshold in counted] == [regions.THRESHOLD]
     assert {int(threshold) for threshold in said} == {regions.THRESHOLD}
+
+
+def test_the_note_on_a_prompts_length_says_the_models_positions() -> None:
+    assert f" {texts.MAX_POSITIONS} text positions" in (fields.PROMPT.note or "")

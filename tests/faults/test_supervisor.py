@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -186,7 +185,7 @@ def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[
 def supervised(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
     """Of a tritonserver that is installed, as in the container: its worker finds this environment's packages."""
     installed = installed_tritonserver(tmp_path)
-    with supervise(checkpoint("plus"), REFERENCE_AREA="4096", DRAIN_SECONDS="30", **installed) as server:
+    with supervise(checkpoint("plus"), REFERENCE_AREA="4096", DRAIN_SECONDS="600", **installed) as server:
         yield server
 
 
@@ -207,9 +206,7 @@ def test_a_draining_server_takes_continued_edits_refuses_new_ones_and_ends_when_
         continued = infer(supervised, picture, **many, start_step=[2], stop_step=[3], latents=first.as_numpy("latents"))
         assert continued.as_numpy("step")[0][0] == 3
         assert under_way.result().as_numpy("image").shape == (1, 256, 256, 3)
-    started = time.monotonic()
-    assert supervised.process.wait(20) == 0
-    assert time.monotonic() - started < 15, "it had nothing left to wait for"
+    assert supervised.process.wait(60) == 0, "it had nothing left to wait for"
 
 
 def test_a_second_signal_ends_it_at_once(supervised: Server, photo: Photo) -> None:

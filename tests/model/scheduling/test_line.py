@@ -101,7 +101,7 @@ def latencies(fates: list[Fate], steps: int = 0) -> list[float]:
 @pytest.mark.parametrize("load", [0.5, 1.0, 1.5, 3.0, 5.0])
 def test_at_any_load_what_is_begun_is_delivered_and_the_engine_is_busy(load: float) -> None:
     engine = Engine()
-    fates = Simulation(arriving(load, 1_500, seed=1), [engine], segment_steps=10).run()
+    fates = Simulation(arriving(load, 900, seed=1), [engine], segment_steps=10).run()
     assert not [fate for fate in fates if fate.late]
     assert sum(fate.steps for fate in fates) == sum(fate.wish.steps for fate in fates if fate.ended)
     if load < 1:
@@ -151,7 +151,7 @@ def test_a_greedy_caller_makes_nobody_wait_much_longer_than_a_modest_one() -> No
 
 def test_who_comes_back_when_he_was_told_is_taken_if_nobody_else_came() -> None:
     told = 0
-    for seed in range(40):
+    for seed in range(20):
         wishes = arriving(2.0, 400, seed)
         refused = next((fate for fate in Simulation(wishes, [Engine()]).run() if fate.refused), None)
         if refused is None or refused.refused in (None, 60):
@@ -161,7 +161,7 @@ def test_who_comes_back_when_he_was_told_is_taken_if_nobody_else_came() -> None:
         again = replace(refused.wish, at=refused.wish.at + refused.refused + FORWARD)  # one was under way
         *_, second = Simulation([*before, again], [Engine()]).run()
         assert second.refused is None
-    assert told > 10
+    assert told > 5
 
 
 def test_siblings_are_taken_together_or_not_at_all() -> None:

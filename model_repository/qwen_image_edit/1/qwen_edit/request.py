@@ -193,7 +193,7 @@ def _images(values: Mapping[str, Array], limits: Limits, least: int) -> tuple[by
 def _prompt(values: Mapping[str, Array]) -> str:
     prompt = _text(values, "prompt", "").strip()
     if not prompt:
-        raise BadRequest("prompt", "an empty prompt: 1 to 32000 characters are allowed")
+        raise BadRequest("prompt", f"an empty prompt: 1 to {MAX_PROMPT_CHARACTERS} characters are allowed")
     return prompt
 
 
