@@ -17,14 +17,22 @@ test: $(VENV)/.test  ## the whole test suite, against a real Triton with a tiny 
 	$(VENV)/bin/python -m pytest
 
 test-quick: $(VENV)/.test  ## all tests that start no server: under two minutes
-	@$(MAKE) --no-print-directory -j2 --output-sync quick-model quick-others
+	@$(MAKE) --no-print-directory -j4 --output-sync quick-pictures quick-model quick-servers quick-others
 
-.PHONY: quick-model quick-others
-quick-model quick-others: export QUICK := 1
+# More than there are cores: many of them wait, for a time-out or a process.
+QUICK_PICTURES := tests/model/pictures tests/model/families tests/model/loading
+QUICK_SERVERS := tests/shim tests/standalone
+QUICK := $(addprefix quick-,pictures model servers others)
+.PHONY: $(QUICK)
+$(QUICK): export QUICK := 1
+quick-pictures:
+	$(VENV)/bin/python -m pytest -r fE $(QUICK_PICTURES)
 quick-model:
-	$(VENV)/bin/python -m pytest -r fE tests/model
+	$(VENV)/bin/python -m pytest -r fE tests/model $(QUICK_PICTURES:%=--ignore=%)
+quick-servers:
+	$(VENV)/bin/python -m pytest -r fE $(QUICK_SERVERS)
 quick-others:
-	$(VENV)/bin/python -m pytest -r fE --ignore=tests/model
+	$(VENV)/bin/python -m pytest -r fE --ignore=tests/model $(QUICK_SERVERS:%=--ignore=%)
 
 faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload under load: half an hour
 	FAULTS=full $(VENV)/bin/python -m pytest -m faults -s

@@ -122,8 +122,10 @@ def test_a_jpeg_may_have_twice_as_many_pixels_as_others(decoders: Decoders) -> N
 
 
 def test_a_picture_that_takes_too_long_ends_its_decoder_alone_which_is_replaced(
-    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By its own time, however little of it a busy machine gives."""
+    monkeypatch.setattr(module, "STILL_SECONDS", 1.5)
     decoders.picture(jpeg(), at())
     before = set(processes())
     with pytest.raises(BadRequest, match=r"^image: \d+ bytes, not .* it takes more than 2 s of CPU time$"):
@@ -132,6 +134,20 @@ def test_a_picture_that_takes_too_long_ends_its_decoder_alone_which_is_replaced(
     for _ in range(DECODERS):
         assert decoders.picture(jpeg(), at((32, 32)))[0] == (64, 64)
     assert len(processes()) == DECODERS
+
+
+def test_a_decoder_that_stands_still_is_replaced(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STILL_SECONDS", 0.5)
+    still = processes()
+    for process in still:
+        process.suspend()
+    with pytest.raises(BadRequest, match=r"it ends its decoder$"):  # both, one after the other
+        decoders.picture(jpeg(), at((32, 32)))
+    for _ in range(DECODERS):
+        assert decoders.picture(jpeg(), at((32, 32)))[0] == (64, 64)
+    assert not set(processes()) & set(still)
 
 
 def test_a_picture_that_takes_too_much_memory_is_refused_and_leaves_the_decoder(
