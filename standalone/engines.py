@@ -20,6 +20,7 @@ class EngineState:
 
     heartbeat: float  # by its own clock: that it changes is a sign of life, its value is none
     jobs: int  # waiting and running
+    away: int  # edits between two of their segments
     steps: float  # made since the start
     ended: float  # edits
     pictures: float  # decoded
@@ -48,6 +49,7 @@ def _state(sums: defaultdict[str, float]) -> EngineState:
     return EngineState(
         heartbeat=sums["heartbeat_seconds"],
         jobs=int(sums["jobs"]),
+        away=int(sums["away"]),
         steps=sums["steps_total"],
         ended=sums["edits_total"],
         pictures=sums["pictures_total"],
@@ -67,8 +69,9 @@ class EngineWatch:
         self._moved_at = self._beat_at = 0.0
 
     @property
-    def jobs(self) -> int:
-        return self._state.jobs if self._state else 0
+    def unfinished(self) -> int:
+        """Edits that it holds, or has made some segments of."""
+        return self._state.jobs + self._state.away if self._state else 0
 
     def observe(self, state: EngineState, now: float) -> None:
         before, self._state = self._state, state

@@ -41,10 +41,10 @@ class Observer:
         self._probe.close()
 
     @property
-    def jobs(self) -> int:
-        """Edits that the engines hold, as they said last."""
+    def unfinished(self) -> int:
+        """Edits that the engines hold or expect back, as they said last."""
         with self._lock:
-            return sum(watch.jobs for watch in self._watches.values())
+            return sum(watch.unfinished for watch in self._watches.values())
 
     def fault(self) -> str | None:
         """Why the server must be restarted."""

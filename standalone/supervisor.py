@@ -41,7 +41,7 @@ log = logging.getLogger("image_edit_server")
 
 POLL_SECONDS = 0.2
 DRAINING = "draining"  # the file in the control folder while whose presence engines refuse new edits
-DRAINED_SECONDS = 2.0  # without an edit, after which a draining server is ended
+DRAINED_SECONDS = 2.0  # without an edit, here or between two segments, after which a draining server is ended
 TRITON_STOP_SECONDS = 3.0
 _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -173,7 +173,7 @@ class Supervisor:
             self.stop()
             return
         assert self._observer
-        if self._observer.jobs:
+        if self._observer.unfinished:
             self._busy_at = now
         elif now - self._busy_at >= DRAINED_SECONDS:
             self.stop()

@@ -48,6 +48,9 @@ class Watch:
     def jobs(self, waiting: int, running: int) -> None:
         self.held = waiting, running
 
+    def away(self, edits: int) -> None:
+        pass
+
     def cache(self, hits: int, misses: int, size: int) -> None:
         self.cache_counts = hits, misses
 

@@ -31,6 +31,7 @@ qwen_edit_seconds_total{instance="one",stage="denoise"} 20
 qwen_edit_jobs{instance="one",state="waiting"} 2
 qwen_edit_jobs{instance="one",state="running"} 1
 qwen_edit_jobs{instance="two",state="running"} 0
+qwen_edit_away{instance="one"} 2
 qwen_edit_heartbeat_seconds{instance="one"} 1795000000.25
 nv_inference_count{model="qwen_image_edit",version="1"} 5
 """
@@ -38,7 +39,7 @@ NOW = 1000.0  # the looker's monotonic clock
 BEAT = 1795000000.0  # the engine's wall clock
 HOUR = 3600.0
 IDLE = EngineState(
-    heartbeat=BEAT, jobs=0, steps=0, ended=0, pictures=0, encode_seconds=0, denoise_seconds=0, forwards=0
+    heartbeat=BEAT, jobs=0, away=0, steps=0, ended=0, pictures=0, encode_seconds=0, denoise_seconds=0, forwards=0
 )
 BUSY = replace(IDLE, jobs=3)
 
@@ -49,6 +50,7 @@ def test_the_state_of_every_instance_is_read() -> None:
     assert states["one"] == EngineState(
         heartbeat=1795000000.25,
         jobs=3,
+        away=2,
         steps=120,
         ended=4,
         pictures=9,
@@ -57,6 +59,15 @@ def test_the_state_of_every_instance_is_read() -> None:
         forwards=40,
     )
     assert (states["two"].jobs, states["two"].ended) == (0, 7)
+
+
+def test_what_is_unfinished_is_held_or_between_two_segments_and_only_what_is_held_can_stall() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(replace(BUSY, away=2), NOW)
+    assert watch.unfinished == 5
+    watch.observe(replace(IDLE, away=2), NOW)
+    watch.observe(replace(IDLE, away=2, heartbeat=BEAT + 61), NOW + 61)
+    assert (watch.unfinished, watch.stalled(NOW + 61)) == (2, None)
 
 
 def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
@@ -112,7 +123,7 @@ def test_a_busy_engine_may_be_silent_for_longer_than_an_idle_one() -> None:
 
 def test_an_engine_that_was_never_seen_is_not_judged() -> None:
     watch = EngineWatch(stall_seconds=60)
-    assert (watch.jobs, watch.stalled(NOW), watch.late(NOW)) == (0, None, None)
+    assert (watch.unfinished, watch.stalled(NOW), watch.late(NOW)) == (0, None, None)
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
@@ -174,7 +185,7 @@ def observer(metrics_url: str) -> Iterator[Observer]:
 def test_an_observer_blames_nobody_for_a_wall_clock_that_steps(
     observer: Observer, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_for(lambda: observer.jobs == 1)
+    wait_for(lambda: observer.unfinished == 1)
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + step)
     assert (observer.fault(), observer.problem()) == (None, None)
@@ -190,12 +201,12 @@ def test_an_observer_gets_over_what_is_no_answer_of_triton(observer: Observer) -
         b'HTTP/1.0 200 OK\r\n\r\nqwen_edit_jobs{instance="one"} 1.2.3\n',
         b"HTTP/1.0 500 Oh\r\n\r\n",
     ]
-    wait_for(lambda: not Metrics.strange and observer.jobs == 1)
+    wait_for(lambda: not Metrics.strange and observer.unfinished == 1)
 
 
 def test_the_engine_that_stands_still_is_the_one_at_fault(metrics_url: str) -> None:
     with contextlib.closing(Observer(os.getpid(), metrics_url, 1)) as observer:
-        wait_for(lambda: observer.jobs == 1)
+        wait_for(lambda: observer.unfinished == 1)
         assert observer.at_fault() == set()
         wait_for(lambda: observer.fault() is not None)
         assert observer.at_fault() == {"one"}

@@ -210,6 +210,7 @@ class TritonMetrics:
             "rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", buckets=[1, 2, 4, 8, 16, 32, 64]
         )
         self._seconds = self._each("seconds_total", "Seconds spent, by stage", "COUNTER", "stage", STAGES)
+        self._away = self._one("away", "Edits between two of their segments", "GAUGE")
         self._jobs = self._each("jobs", "Edits that the engine holds", "GAUGE", "state", STATES)
         self._hits = self._one("cache_hits_total", "Encodings found in the conditioning cache", "COUNTER")
         self._misses = self._one("cache_misses_total", "Encodings computed", "COUNTER")
@@ -218,6 +219,7 @@ class TritonMetrics:
         self._heartbeat = self._one("heartbeat_seconds", "Unix time at which the engine was last alive", "GAUGE")
         self._counted = (0, 0)
         self.jobs(0, 0)
+        self.away(0)
         self.cache(0, 0, 0)
         self.gpu_peak(0)
         self.heartbeat(time.time())
@@ -238,6 +240,9 @@ class TritonMetrics:
     def jobs(self, waiting: int, running: int) -> None:
         self._jobs["waiting"].set(waiting)
         self._jobs["running"].set(running)
+
+    def away(self, edits: int) -> None:
+        self._away.set(edits)
 
     def cache(self, hits: int, misses: int, size: int) -> None:
         self._hits.increment(hits - self._counted[0])

@@ -9,7 +9,7 @@ import pytest
 from qwen_edit.errors import QueueFull
 from qwen_edit.job import Job
 from qwen_edit.scheduling.forecast import InLine, alone, ends
-from qwen_edit.scheduling.line import AWAY_SECONDS, Line
+from qwen_edit.scheduling.line import AWAY_SECONDS, RETURN_SECONDS, Line
 from qwen_edit.scheduling.order import place_of
 
 from tests.kit.engines import edit
@@ -119,6 +119,16 @@ def test_an_edit_between_two_segments_keeps_its_time_for_a_while() -> None:
         again = scene.join(wait, 50, id="e0.1", edit_id="e0", start_step=10, order=first.place, deadline=36.0)
         assert again.place == first.place
         assert scene.pace.away() == pytest.approx(wait / 2)
+
+
+def test_an_edit_between_two_segments_is_awaited_until_it_comes_or_for_long_enough_to_send_its_pictures() -> None:
+    scene = Scene()
+    for name in ("e0", "e1", ""):
+        scene.line.leave(scene.join(0.0, 50, stop_step=10, edit_id=name), 0.0, stopped=True)
+    scene.line.leave(scene.join(0.0, 50, edit_id="e2"), 0.0)
+    assert scene.line.away(RETURN_SECONDS - 0.1) == 2
+    scene.join(1.0, 50, id="e0.1", edit_id="e0", start_step=10)
+    assert (scene.line.away(1.0), scene.line.away(RETURN_SECONDS)) == (1, 0)
 
 
 def test_the_failure_of_one_sibling_ends_the_promise_to_the_others() -> None:

@@ -151,6 +151,7 @@ class Engine:
         usage = self._worker.usage()
         self._metrics.heartbeat(time.time())
         self._metrics.jobs(len(self._line.jobs) - running, running)
+        self._metrics.away(self._line.away(time.monotonic()))
         self._metrics.cache(usage.cache_hits, usage.cache_misses, usage.cache_bytes)
         self._metrics.gpu_peak(usage.gpu_peak_bytes)
 

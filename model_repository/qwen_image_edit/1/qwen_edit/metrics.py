@@ -23,6 +23,9 @@ class Metrics(Protocol):
 
     def jobs(self, waiting: int, running: int) -> None: ...
 
+    def away(self, edits: int) -> None:
+        """So many are between two of their segments, of which the next may be on its way."""
+
     def cache(self, hits: int, misses: int, size: int) -> None:
         """Totals since the start, and bytes held."""
 

@@ -17,6 +17,7 @@ from qwen_edit.scheduling.pace import Pace
 
 SEGMENT_STEPS = 10  # of calls whose length is not known yet, which is what shims make of them
 AWAY_SECONDS = 2.0  # for which an edit between two of its segments keeps its time
+RETURN_SECONDS = 30.0  # for which it may be on its way back, with all its pictures
 SAME_ARRIVAL_SECONDS = 30.0  # as far apart may two calls put the arrival of their edit: an upload lies between
 SIBLING = re.compile(r"-[0-9]+$")  # at the end of an edit's id: which of its request's it is
 
@@ -39,6 +40,7 @@ class Line:
     def __init__(self, pace: Pace, *, max_jobs: int, stretch: float) -> None:
         self.jobs: set[Job] = set()  # that have not been answered
         self._expected: list[Expected] = []
+        self._left: dict[str, float] = {}  # when edits that have a name went away between two segments
         self._pace = pace
         self._max_jobs = max_jobs
         self._stretch = stretch
@@ -73,6 +75,7 @@ class Line:
                 self._pace.returned(now - kept.until + AWAY_SECONDS)
         for other in earlier:
             other.replaced = True
+        self._left.pop(request.edit_id, None)
         self.jobs.add(job)
 
     def leave(self, job: Job, now: float, *, stopped: bool = False, failed: bool = False) -> None:
@@ -89,6 +92,13 @@ class Line:
             edit = replace(self._in_line(job), encoded=True)
             steps = job.request.num_inference_steps
             self._expected.append(Expected(job.request.edit_id, False, job.request.caller, steps, until, edit))
+            if job.request.edit_id:
+                self._left[job.request.edit_id] = now
+
+    def away(self, now: float) -> int:
+        """How many edits are between two segments, and may come back; an unnamed one would not be known again."""
+        self._left = {name: at for name, at in self._left.items() if now - at < RETURN_SECONDS}
+        return len(self._left)
 
     def _forget(self, now: float) -> None:
         """What is not coming any more; siblings come one after the other while one of them is here."""
