@@ -148,10 +148,12 @@ class Engine:
 
     def _report(self) -> None:
         running = sum(job.phase is Phase.RUNNING for job in self._prepared)
+        with self._changed:
+            held, away = len(self._line.jobs), self._line.away(time.monotonic())
         usage = self._worker.usage()
         self._metrics.heartbeat(time.time())
-        self._metrics.jobs(len(self._line.jobs) - running, running)
-        self._metrics.away(self._line.away(time.monotonic()))
+        self._metrics.jobs(held - running, running)
+        self._metrics.away(away)
         self._metrics.cache(usage.cache_hits, usage.cache_misses, usage.cache_bytes)
         self._metrics.gpu_peak(usage.gpu_peak_bytes)
 
