@@ -148,7 +148,10 @@ def test_an_edit_outlives_an_error_that_its_device_does_not_get_over(
 def test_an_edit_that_kills_its_workers_is_given_up_and_the_others_go_on(
     stack_of_its_own: Server, photo: Photo
 ) -> None:
-    """First by a signal, then by hangs: two where it steps alone, three where its first two forwards were shared."""
+    """The second output of a request, whose first is harmless.
+
+    First by a signal, then by hangs: two where it steps alone, three where its first two forwards were shared.
+    """
     server = stack_of_its_own
     expected = edit(server, photo("cat")).json()["data"]
     with ThreadPoolExecutor() as pool:
@@ -157,7 +160,7 @@ def test_an_edit_that_kills_its_workers_is_given_up_and_the_others_go_on(
         logged = len(server.log)
         deadly = requests.post(
             f"{server.url}/v1/images/edits",
-            data={"prompt": DEADLY, "size": "64x64", "num_inference_steps": "8"},
+            data={"prompt": DEADLY, "size": "64x64", "num_inference_steps": "8", "n": "2", "seed": "6"},
             files={"image": photo("cat")},
             timeout=120,
         )

@@ -41,6 +41,7 @@ class ScriptedTriton:
     def __init__(self, *script: Call) -> None:
         self.script = list(script)
         self.segments: list[Segment] = []
+        self.edit_ids: list[str] = []  # of the segments
         self.ready = True
 
     async def servers(self) -> int:
@@ -48,6 +49,7 @@ class ScriptedTriton:
 
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         self.segments.append(segment)
+        self.edit_ids.append(edit_id)
         answer = self.script.pop(0) if self.script else obey
         return await answer(segment)
 

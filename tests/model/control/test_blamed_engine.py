@@ -17,7 +17,11 @@ from tests.kit.engines import edit, engine_on, load_pipeline
 def test_suspects_run_alone_the_guilty_is_not_taken_and_the_others_share_their_forwards(
     checkpoint: Callable[[str], Path], photo: Callable[[str], bytes], tmp_path: Path
 ) -> None:
-    guilty, suspect, *others = (edit(photo("cat"), num_inference_steps=6, seed=seed) for seed in range(4))
+    """Two of them are outputs of one request."""
+    names = ("request-0", "request-1", "other-0", "another-0")
+    guilty, suspect, *others = (
+        edit(photo("cat"), num_inference_steps=6, edit_id=name, seed=seed) for seed, name in enumerate(names)
+    )
     for _ in range(2):
         dies_at(tmp_path, guilty.edit_id)
     for _ in range(2):

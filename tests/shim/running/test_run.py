@@ -69,6 +69,16 @@ async def failing(segment: Segment) -> Never:
     raise GenerationError("failed")
 
 
+async def test_every_output_is_an_edit_of_its_own_by_one_name_for_all_its_segments() -> None:
+    """So that what its workers die of is blamed on it alone."""
+    running = Running(edit(images=2, n="2"), triton := ScriptedTriton())
+    await running.outputs()
+    names = {(segment.job.index, name) for segment, name in zip(triton.segments, triton.edit_ids, strict=True)}
+    assert sorted(index for index, _ in names) == [0, 1, 2, 3]
+    (request,) = {name.removesuffix(f"-{index}") for index, name in names}
+    assert request.startswith("request-")
+
+
 async def test_every_output_is_told_its_siblings_caller_and_the_requests_deadline() -> None:
     running = Running(edit(images=2, n="2", seed="5"), triton := ScriptedTriton())
     running.services.readiness.servers = 3
