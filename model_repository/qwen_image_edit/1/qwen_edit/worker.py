@@ -151,5 +151,6 @@ class PipelineWorker:
             return None
         pipeline = self._pipeline
         source = self._conditioner.latents(prepared.references[0], prepared.geometry.output).float()
-        region = prepared.mask.latent_region(pipeline.latent_pixels).repeat(1, pipeline.latent_channels, 1, 1)
+        region = prepared.mask.latent_region(pipeline.latent_pixels, whole=pipeline.family.edits_whole_latents)
+        region = region.repeat(1, pipeline.latent_channels, 1, 1)
         return Inpainting(pipeline.pack(region).to(self.device), noise, source)

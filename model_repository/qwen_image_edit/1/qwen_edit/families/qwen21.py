@@ -22,4 +22,5 @@ QWEN21 = Family(
         " The image has alpha channel and the background is transparent.",
     ),
     has_prefix=True,
+    edits_whole_latents=True,
 )

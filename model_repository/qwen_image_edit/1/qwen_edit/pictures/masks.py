@@ -26,10 +26,15 @@ class Mask:
     region: Image.Image  # "L", 255 where it may change pixels; at the answer's size
     source: Image.Image  # "RGB" or "RGBA", the first reference at the answer's size
 
-    def latent_region(self, latent_pixels: int) -> torch.Tensor:
-        """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so."""
+    def latent_region(self, latent_pixels: int, *, whole: bool) -> torch.Tensor:
+        """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so.
+
+        `whole`: where any of their pixels is, so that no stroke is too thin.
+        """
         width, height = self.denoised.size
         values = torch.from_numpy(np.asarray(self.denoised, dtype=np.float32) / 255.0)[None, None]
+        if whole:
+            return torch.nn.functional.max_pool2d(values, latent_pixels)
         rows, columns = height // latent_pixels, width // latent_pixels
         return torch.nn.functional.interpolate(values, size=(rows, columns))  # nearest, as diffusers does
 
