@@ -17,6 +17,7 @@ from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
 from qwen_edit.forward.denoise import Denoiser, Denoising
+from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
 from qwen_edit.loading.load import accelerate
@@ -96,7 +97,7 @@ class Model:
             geometry=geometry, latents=output, references=(reference,), text=text, negative_text=text[:30].clone(),
             true_cfg_scale=GUIDANCE, sigmas=NoiseLevels(pipeline.scheduler).sigmas(4, tokens[0]), step=0,
         )  # fmt: skip
-        denoiser = Denoiser(pipeline)
+        denoiser = Denoiser(pipeline, PrefixStore(0))
         denoiser.step([state])
         return forwards.host_waits(lambda: denoiser.step([state]), self.device)
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from shim.settings_grammar import Cast, boolean, choice, integer, number, read, setting, text, verbatim
 
 SUPERVISOR_PORT = 8013
+MOST_REFERENCES = 16
 
 
 def _url(value: str) -> str:
@@ -106,7 +107,13 @@ class Settings:
         2**25,
         "Most pixels that an input picture may have. A JPEG may have twice as many.",
     )
-    max_references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
+    max_references: int | None = setting(
+        "MAX_REFERENCES",
+        integer(1, MOST_REFERENCES),
+        None,
+        "Most reference pictures that an edit may have. Empty: as many as the checkpoint takes, at most 3, or of "
+        "Qwen-Image-2.1 at most 10 and so many that they fit twice into `PREFIX_CACHE_MB`.",
+    )
     max_side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
     max_pixels: int = setting(
         "MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels that an output may have."
@@ -188,6 +195,11 @@ class Settings:
         triton = urlsplit(self.triton_url)
         host = f"[{triton.hostname}]" if ":" in (triton.hostname or "") else triton.hostname
         return f"{triton.scheme}://{host}:{SUPERVISOR_PORT}/healthz"
+
+    @property
+    def most_references(self) -> int:
+        """Whatever the model takes is taken here, unless a number is set."""
+        return self.max_references or MOST_REFERENCES
 
     @property
     def is_open(self) -> bool:

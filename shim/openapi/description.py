@@ -237,7 +237,7 @@ def _json_body(settings: Settings) -> Schema:
             "type": "array",
             "items": source,
             "minItems": 1,
-            "maxItems": settings.max_references,
+            "maxItems": settings.most_references,
             "description": "References of one edit.",
         },
         "mask": {**_or_null(source), "description": _about_masks()},

@@ -78,7 +78,7 @@ class Field(Generic[T_co]):
 
 
 BATCH_FILES = Pictures((BATCH,), MAX_BATCH_IMAGES, f"1 to {MAX_BATCH_IMAGES} files, each an edit of its own")
-MAX_REFERENCES = Limit("MAX_REFERENCES", lambda settings: settings.max_references)
+MAX_REFERENCES = Limit("MAX_REFERENCES", lambda settings: settings.most_references)
 REFERENCE_FILES = Pictures(
     REFERENCES, MAX_REFERENCES, f"files, references of one edit: 1 to {MAX_REFERENCES}, 1 for an Edit checkpoint"
 )

@@ -54,7 +54,7 @@ class TestEngine:
         self.sizes = Sizes(self.pipeline.family, reference_area, token_pixels, one_area=one_area)
         self.watch = Watch()
         self.process_ended = threading.Event()
-        settings: dict[str, Any] = {"cache_bytes": 2**24, "mrope": False}
+        settings: dict[str, Any] = {"cache_bytes": 2**24, "prefix_bytes": 2**28, "mrope": False}
         decoders = shared_decoders(MAX_INPUT_PIXELS, MAX_PIXELS)
         self.worker = WatchedWorker(PipelineWorker(self.pipeline, self.sizes, decoders, **(settings | options)))
         self.final_latents = self.worker.final_latents

@@ -17,6 +17,7 @@ from qwen_edit.engine import Engine
 from qwen_edit.errors import EditError
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Outcome, Result
+from qwen_edit.metrics import NO_PREFIXES, PrefixUsage
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import Usage, Worker
 
@@ -32,6 +33,7 @@ class Watch:
     cache_counts: tuple[int, int] = (0, 0)  # hits, misses
     pictures: int = 0
     held: tuple[int, int] = (0, 0)  # waiting, running
+    prefix_usage: PrefixUsage = NO_PREFIXES
 
     def edit(self, outcome: str) -> None:
         self.edits[outcome] += 1
@@ -53,6 +55,9 @@ class Watch:
 
     def cache(self, hits: int, misses: int, size: int) -> None:
         self.cache_counts = hits, misses
+
+    def prefixes(self, usage: PrefixUsage) -> None:
+        self.prefix_usage = usage
 
     def gpu_peak(self, size: int) -> None:
         pass
@@ -84,6 +89,9 @@ class WatchedWorker:
         prepared = yield from self._worker.prepare(request)
         self.prepared += 1
         return prepared
+
+    def fitting(self, jobs: Sequence[Job]) -> list[Job]:
+        return self._worker.fitting(jobs)
 
     def encode(self, job: Job) -> Denoising:
         state = self._worker.encode(job)

@@ -11,9 +11,8 @@ def test_everything_has_a_default() -> None:
     settings = Settings.from_environment({})
     assert settings.limits == Limits()
     assert settings.default_steps is None
-    assert settings.cache_bytes(on_gpu=True, of_prefixes=False) == 2048 * 2**20
-    assert settings.cache_bytes(on_gpu=True, of_prefixes=True) == 8192 * 2**20
-    assert settings.cache_bytes(on_gpu=False, of_prefixes=True) == 256 * 2**20
+    assert settings.cache_bytes(on_gpu=True) == 2048 * 2**20
+    assert settings.cache_bytes(on_gpu=False) == 256 * 2**20
     assert settings.torch_threads >= 1
 
 

@@ -96,7 +96,7 @@ def test_a_transparent_background_is_asked_for_in_the_authors_words_and_once() -
 
 
 def test_a_checkpoint_may_need_no_picture_and_fix_the_steps() -> None:
-    able = replace(DEFAULTS, least_references=0, fixed_steps=8)
+    able = replace(DEFAULTS, references=(0, 3), fixed_steps=8)
     assert request_of(able, NO_HINTS, image=None, num_inference_steps=[4]).num_inference_steps == 8
     assert request_of(able, NO_HINTS, image=None).images == ()
     with pytest.raises(BadRequest, match="mask: a mask without a reference image"):

@@ -15,7 +15,7 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.triton_url == "http://127.0.0.1:8010"
     assert settings.max_body_bytes == 104_857_600
     assert settings.max_input_pixels == 2**25
-    assert settings.max_references == 3
+    assert settings.max_references is None
     assert settings.max_side == 2048
     assert settings.max_pixels == 2_359_296
     assert settings.max_steps == 100

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from qwen_edit.control.blame import Blame
 from qwen_edit.control.cancellations import Cancellations
+from qwen_edit.control.exclusive import Exclusive
 from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
 from qwen_edit.hints import hints
 from qwen_edit.loading.checkpoint import LoadError, find
-from qwen_edit.metrics import OUTCOMES, STAGES, STATES
+from qwen_edit.metrics import NO_PREFIXES, OUTCOMES, PREFIX_COUNTS, STAGES, STATES, PrefixUsage
 from qwen_edit.request import TENSORS, cancelled, parse
 from qwen_edit.settings import Settings
 from qwen_edit.settings_grammar import SettingsError
@@ -44,11 +44,6 @@ ERROR_CODES = {
 # An instance whose execute() has returned looks idle to Triton, whatever its engine holds. Beside others, it returns
 # this many seconds later, so that what arrives at the same moment goes to them.
 SPREAD_SECONDS = 0.005
-
-# Calls of a Metric let go of Python's lock, and then write what the Metric has in shared memory. Where two threads use
-# one Metric at once, Triton aborts (boost::interprocess::lock_exception), 24.10 as the newest, with all edits of all
-# instances. One lock for all of Triton's objects rules that out.
-ONE_AT_A_TIME = threading.RLock()
 
 
 class TritonPythonModel:
@@ -94,9 +89,8 @@ class TritonPythonModel:
             loaded.pipeline,
             loaded.sizes,
             decoders,
-            cache_bytes=settings.cache_bytes(
-                on_gpu=device.type == "cuda", of_prefixes=loaded.pipeline.family.has_prefix
-            ),
+            cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
+            prefix_bytes=loaded.prefix_bytes,
             mrope=settings.vl_positions == "mrope",
         )
         self._engine = Engine(
@@ -137,22 +131,6 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._engine.close()
-
-
-class Exclusive:
-    """One of Triton's objects, called by one thread at a time."""
-
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._wrapped, name)
-
-        def call(*args: Any, **options: Any) -> Any:
-            with ONE_AT_A_TIME:
-                return method(*args, **options)
-
-        return call
 
 
 class TritonReply:
@@ -215,12 +193,18 @@ class TritonMetrics:
         self._hits = self._one("cache_hits_total", "Encodings found in the conditioning cache", "COUNTER")
         self._misses = self._one("cache_misses_total", "Encodings computed", "COUNTER")
         self._cache_bytes = self._one("cache_bytes", "Bytes held by the conditioning cache", "GAUGE")
+        self._prefixes = [
+            self._one(f"prefix_{name}_total", description, "COUNTER") for name, description in PREFIX_COUNTS.items()
+        ]
+        self._prefix_bytes = self._one("prefix_bytes", "Bytes held of keys and values of prefixes", "GAUGE")
         self._gpu_peak = self._one("gpu_peak_bytes", "Most bytes of GPU memory ever allocated", "GAUGE")
         self._heartbeat = self._one("heartbeat_seconds", "Unix time at which the engine was last alive", "GAUGE")
         self._counted = (0, 0)
+        self._prefixes_counted = NO_PREFIXES
         self.jobs(0, 0)
         self.away(0)
         self.cache(0, 0, 0)
+        self.prefixes(NO_PREFIXES)
         self.gpu_peak(0)
         self.heartbeat(time.time())
 
@@ -249,6 +233,12 @@ class TritonMetrics:
         self._misses.increment(misses - self._counted[1])
         self._counted = hits, misses
         self._cache_bytes.set(size)
+
+    def prefixes(self, usage: PrefixUsage) -> None:
+        for counter, now, before in zip(self._prefixes, usage, self._prefixes_counted, strict=False):
+            counter.increment(now - before)
+        self._prefixes_counted = usage
+        self._prefix_bytes.set(usage.bytes)
 
     def gpu_peak(self, size: int) -> None:
         self._gpu_peak.set(size)

@@ -153,44 +153,6 @@ def _without_references(drawn: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in drawn.items() if name != "references"}
 
 
-def test_variants_and_segments_encode_one_prefix(engine: TestEngine, pictures: list[bytes]) -> None:
-    first = [edit(pictures[0], seed=seed, size=(64, 64)) for seed in range(4)]
-    for answer in [engine.submit(request) for request in first]:
-        answer.wait()
-    wait_until(lambda: engine.watch.held == (0, 0))
-    _, misses = engine.watch.cache_counts
-    assert misses == 2, "one prefix, and the latents that it was made of"
-    whole = engine.submit(edit(pictures[0], seed=9, size=(64, 64), num_inference_steps=6)).wait().image
-    latents = None
-    for start in (0, 2, 4):
-        part = edit(
-            pictures[0], seed=9, size=(64, 64), num_inference_steps=6, start_step=start, stop_step=start + 2,
-            latents=latents,
-        )  # fmt: skip
-        outcome = engine.submit(part).wait()
-        latents = outcome.latents
-    assert whole is not None
-    assert outcome.image is not None
-    assert np.array_equal(outcome.image, whole)
-    assert engine.watch.cache_counts[1] == 2
-
-
-def test_a_prefix_that_was_dropped_is_made_again_and_changes_nothing(
-    pipeline: Any, engine: TestEngine, pictures: list[bytes]
-) -> None:
-    request = edit(*pictures[:2], seed=5, true_cfg_scale=3.0, negative_prompt="bad", num_inference_steps=6)
-    kept = engine.latents(request)
-    with engine_on(pipeline, reference_area=AREA, cache_bytes=1) as forgetful:
-        first = forgetful.submit(edit(*pictures[:2], **_as(request), stop_step=3)).wait()
-        rest = edit(*pictures[:2], **_as(request), start_step=3, latents=first.latents)
-        assert difference(forgetful.latents(rest), kept) <= BOUND
-
-
-def _as(request: EditRequest) -> dict[str, Any]:
-    names = ("seed", "true_cfg_scale", "negative_prompt", "num_inference_steps")
-    return {name: getattr(request, name) for name in names}
-
-
 @pytest.mark.parametrize("asked", [4, 20])
 def test_a_turbo_checkpoint_makes_its_own_number_of_steps(
     sensitive: Callable[[str], Path], pictures: list[bytes], asked: int

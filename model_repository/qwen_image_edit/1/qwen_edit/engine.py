@@ -155,6 +155,7 @@ class Engine:
         self._metrics.jobs(held - running, running)
         self._metrics.away(away)
         self._metrics.cache(usage.cache_hits, usage.cache_misses, usage.cache_bytes)
+        self._metrics.prefixes(usage.prefixes)
         self._metrics.gpu_peak(usage.gpu_peak_bytes)
 
     def _take(self) -> bool:
@@ -186,7 +187,7 @@ class Engine:
 
     def _step(self) -> list[Job]:
         """One step for the next batch: those whose run is done."""
-        batch = next_batch(self._prepared, self._stepper.budget, in_order)
+        batch = self._worker.fitting(next_batch(self._prepared, self._stepper.budget, in_order))
         batch = [job for job in batch if self._encoded(job)]
         if not batch:
             return []

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 OUTCOMES = ("finished", "failed", "cancelled", "refused")
 STAGES = ("queue", "encode", "denoise", "decode")
 STATES = ("waiting", "running")
+
+
+PREFIX_COUNTS = {
+    "hits": "Edits, or segments of them, that found their prefix",
+    "encodes": "Prefixes made",
+    "recomputations": "Prefixes made again, which others had displaced",
+}
+
+
+class PrefixUsage(NamedTuple):
+    """Of Qwen-Image-2.1's prefixes: PREFIX_COUNTS since the start, and what is held."""
+
+    hits: int
+    encodes: int  # all of them
+    recomputations: int
+    bytes: int
+
+
+NO_PREFIXES = PrefixUsage(0, 0, 0, 0)
 
 
 class Metrics(Protocol):
@@ -28,6 +47,8 @@ class Metrics(Protocol):
 
     def cache(self, hits: int, misses: int, size: int) -> None:
         """Totals since the start, and bytes held."""
+
+    def prefixes(self, usage: PrefixUsage) -> None: ...
 
     def gpu_peak(self, size: int) -> None:
         """Most bytes of GPU memory ever allocated."""

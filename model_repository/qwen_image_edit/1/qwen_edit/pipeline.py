@@ -92,16 +92,18 @@ class Pipeline:
 
     def text_tokens(self, templated: str, pictures: Sequence[Size]) -> int:
         """That the transformer sees of a text with pictures of these sizes."""
-        processor = self.parts.processor.image_processor
-        merge: int = processor.merge_size**2
         # The template has one token a picture, which the processor repeats.
-        repeats: int = sum(
-            processor.get_number_of_image_patches(height, width, {}) // merge * self.slot_tokens - 1
-            for width, height in pictures
-        )
+        repeats = sum(self.vision_tokens(size) * self.slot_tokens - 1 for size in pictures)
         with self._tokenizer_lock:
             ids = self.parts.processor.tokenizer(templated)["input_ids"]
         return len(ids) + repeats - self._dropped
+
+    def vision_tokens(self, picture: Size) -> int:
+        """That the text encoder sees of a picture."""
+        processor, (width, height) = self.parts.processor.image_processor, picture
+        patches: int = processor.get_number_of_image_patches(height, width, {})
+        merge: int = processor.merge_size
+        return patches // merge**2
 
     def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool) -> torch.Tensor:
         """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device."""

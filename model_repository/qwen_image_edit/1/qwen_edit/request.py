@@ -56,7 +56,7 @@ class Defaults:
     true_cfg_scale: float
     negative_prompt: str
     fixed_steps: int | None = None  # of every edit, where the checkpoint knows no other number
-    least_references: int = 1
+    references: tuple[int, int] = (1, 3)  # least and most of an edit
     transparent_wording: tuple[str, str] | None = None  # None: its pictures are opaque
 
 
@@ -119,7 +119,7 @@ def parse(
     told = float(values["arrival"][0]) if "arrival" in values and hints.age is None else None
     age = hints.age if told is None else age_of(told, unix_now)
     pictures = () if start == 0 or "image" in values else hints.pictures
-    images = () if pictures else _images(values, limits, defaults.least_references)
+    images = () if pictures else _images(values, defaults.references)
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
         id=printable(request_id),
@@ -174,16 +174,16 @@ def _unbatched(name: str, tensor: Array) -> Array:
     return value
 
 
-def _images(values: Mapping[str, Array], limits: Limits, least: int) -> tuple[bytes, ...]:
-    if "image" not in values and not least:
+def _images(values: Mapping[str, Array], references: tuple[int, int]) -> tuple[bytes, ...]:
+    if "image" not in values and not references[0]:
         if "mask" in values:
             raise BadRequest("mask", "a mask without a reference image: send the picture that it is of")
         return ()
     if "image" not in values:
         raise BadRequest("image", "at least one encoded reference image is needed: this checkpoint edits pictures")
     images = tuple(_bytes("image", item) for item in values["image"])
-    if not 1 <= len(images) <= limits.references:
-        raise BadRequest("image", f"{len(images)} reference images: 1 to {limits.references} are allowed")
+    if not 1 <= len(images) <= references[1]:
+        raise BadRequest("image", f"{len(images)} reference images: 1 to {references[1]} are allowed")
     for number, image in enumerate(images, 1):
         if not image:
             raise BadRequest("image", f"reference image {number} is empty")

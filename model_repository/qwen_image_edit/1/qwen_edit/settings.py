@@ -132,7 +132,13 @@ class Limits:
         2**25,
         "Most pixels that an input picture may have. A JPEG may have twice as many.",
     )
-    references: int = setting("MAX_REFERENCES", integer(1, 16), 3, "Most reference pictures that an edit may have.")
+    references: int | None = setting(
+        "MAX_REFERENCES",
+        integer(1, 16),
+        None,
+        "Most reference pictures that an edit may have. Empty: as many as the checkpoint takes, at most 3, or of "
+        "Qwen-Image-2.1 at most 10 and so many that they fit twice into `PREFIX_CACHE_MB`.",
+    )
     side: int = setting("MAX_SIDE", integer(64, 16_384), 2048, "Longest side of an output, in pixels.")
     pixels: int = setting(
         "MAX_PIXELS", integer(64 * 64, 16_384**2), 1536 * 1536, "Most pixels that an output may have."
@@ -212,8 +218,14 @@ class Settings:
         "CONDITIONING_CACHE_MB",
         integer(0, 2**20),
         None,
-        "Mebibytes of memory for encoded prompts and references. Empty: 2048 on a GPU, 8192 for "
-        "Qwen-Image-2.1, 256 on the CPU.",
+        "Mebibytes of memory for encoded prompts and references. Empty: 2048 on a GPU, 256 on the CPU.",
+    )
+    prefix_cache_mb: int | None = setting(
+        "PREFIX_CACHE_MB",
+        integer(1, 2**24),
+        None,
+        "Mebibytes for keys and values of Qwen-Image-2.1's prompts and references, half of one for each token. Empty: "
+        "on a GPU nine tenths of what is free beside the largest edit, on the CPU a quarter of the main memory.",
     )
     vl_positions: str = setting(
         "VL_POSITIONS",
@@ -237,10 +249,14 @@ class Settings:
         "Folder for the files that tell the engines about drains and cancelled edits. Set by the supervisor.",
     )
 
-    def cache_bytes(self, *, on_gpu: bool, of_prefixes: bool) -> int:
+    @property
+    def prefix_bytes(self) -> int | None:
+        return None if self.prefix_cache_mb is None else self.prefix_cache_mb * 2**20
+
+    def cache_bytes(self, *, on_gpu: bool) -> int:
         megabytes = self.conditioning_cache_mb
         if megabytes is None:
-            megabytes = (8192 if of_prefixes else 2048) if on_gpu else 256
+            megabytes = 2048 if on_gpu else 256
         return megabytes * 2**20
 
     @classmethod

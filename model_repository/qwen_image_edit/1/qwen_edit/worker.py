@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,10 @@ from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import Failed
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting
+from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.job import Job, Result
+from qwen_edit.metrics import PrefixUsage
 from qwen_edit.pictures import decoding
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
@@ -32,6 +34,7 @@ class Usage:
     cache_misses: int
     cache_bytes: int  # held
     gpu_peak_bytes: int
+    prefixes: PrefixUsage
 
 
 class Worker(Protocol):
@@ -46,6 +49,9 @@ class Worker(Protocol):
 
     def prepare(self, request: EditRequest) -> Preparing:
         """Decodes and checks; raises BadRequest."""
+
+    def fitting(self, jobs: Sequence[Job]) -> list[Job]:
+        """The first of these prepared jobs, and those for which there is memory in the same step."""
 
     def encode(self, job: Job) -> Denoising:
         """The state of a waiting job before its first step."""
@@ -72,15 +78,17 @@ class PipelineWorker:
         decoders: Decoders,
         *,
         cache_bytes: int,
+        prefix_bytes: int = 0,
         mrope: bool = True,
     ) -> None:
         self._pipeline = pipeline
         self._decoders = decoders
-        self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), mrope=mrope)
+        self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
+        self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), self._prefixes, mrope=mrope)
         self._preparation = Preparation(
             sizes, Prompts(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )
-        self._denoiser = Denoiser(pipeline)
+        self._denoiser = Denoiser(pipeline, self._prefixes)
         self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas)
 
     @property
@@ -92,6 +100,17 @@ class PipelineWorker:
 
     def prepare(self, request: EditRequest) -> Preparing:
         return self._preparation.prepare(request)
+
+    def fitting(self, jobs: Sequence[Job]) -> list[Job]:
+        chosen: list[Job] = []
+        needed: dict[Hashable, int] = {}
+        for job in jobs:
+            together = needed | self._conditioner.prefix_bytes(job.prepared.prompts)
+            if not chosen or sum(together.values()) <= self._prefixes.max_bytes:
+                chosen.append(job)
+                needed = together
+        self._prefixes.next_step(needed)
+        return chosen
 
     def encode(self, job: Job) -> Denoising:
         prepared, request, geometry, conditioner = job.prepared, job.request, job.geometry, self._conditioner
@@ -133,6 +152,7 @@ class PipelineWorker:
         return Result(latents=latents, preview=decoding.on_white(preview))
 
     def free_memory(self, *, encodings: bool) -> None:
+        self._prefixes.clear()
         if encodings:
             self._conditioner.cache.clear()
         if self.device.type == "cuda":
@@ -141,7 +161,7 @@ class PipelineWorker:
     def usage(self) -> Usage:
         cache = self._conditioner.cache
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        return Usage(cache.hits, cache.misses, cache.bytes, peak)
+        return Usage(cache.hits, cache.misses, cache.bytes, peak, self._prefixes.usage)
 
     def close(self) -> None:
         self._decoders.close()

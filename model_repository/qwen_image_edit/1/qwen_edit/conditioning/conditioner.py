@@ -5,29 +5,59 @@ Each is encoded alone and when it is first needed: encodings of a batch are not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from functools import partial
 
 import torch
 
 from qwen_edit.conditioning.cache import TensorCache
 from qwen_edit.conditioning.references import Reference
 from qwen_edit.conditioning.texts import Prompt
+from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.forward.pipeline21 import Pipeline21
+from qwen_edit.forward.prefix_store import Prefix, PrefixStore
 from qwen_edit.pipeline import Pipeline
 
 
 class Conditioner:
     """`cache` keeps what it made; it may be asked for what is in there by another thread."""
 
-    def __init__(self, pipeline: Pipeline, cache: TensorCache, *, mrope: bool) -> None:
+    def __init__(self, pipeline: Pipeline, cache: TensorCache, prefixes: PrefixStore, *, mrope: bool) -> None:
         self._pipeline = pipeline
         self._mrope = mrope
+        self._prefixes = prefixes
         self.cache = cache
 
-    def text_embeddings(self, prompt: Prompt, references: Sequence[Reference]) -> torch.Tensor:
+    def text_embeddings(self, prompt: Prompt, references: Sequence[Reference]) -> torch.Tensor | Prefix:
         """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device; or a prefix."""
-        return self.cache.get(prompt.key, lambda: self._embed(prompt, references))
+        states = self.cache.get(prompt.key, lambda: self._embed(prompt, references))
+        pipeline = self._pipeline
+        if not isinstance(pipeline, Pipeline21):
+            return states
+        latents = [self.latents(reference, size) for reference, size in zip(references, prompt.sizes, strict=True)]
+        make = partial(pipeline.prefix, prompt.text, states, prompt.sizes, latents)
+        prefix = Prefix(prompt.key, pipeline.prefix_bytes(prompt.tokens), make)
+        self._prefixes.begin(prefix)
+        return prefix
+
+    def prefix_bytes(self, prompts: Iterable[Prompt]) -> dict[Hashable, int]:
+        """Of each prefix that an edit with these prompts needs in a step."""
+        if not isinstance(self._pipeline, Pipeline21):
+            return {}
+        return {prompt.key: self._pipeline.prefix_bytes(prompt.tokens) for prompt in prompts}
+
+    def check_room(self, prompts: Sequence[Prompt]) -> None:
+        """Raises BadRequest where their prefixes never fit, of which nobody could be helped by waiting."""
+        needed, most = sum(self.prefix_bytes(prompts).values()), self._prefixes.max_bytes
+        if needed > most:
+            pictures = len(prompts[0].digests)
+            twice = ", twice with guidance," if len(prompts) > 1 else ""
+            raise BadRequest(
+                "image" if pictures else "prompt",
+                f"{pictures} reference images and the text{twice} take {in_megabytes(needed)} of keys and values: at "
+                f"most {in_megabytes(most)} fit on this server",
+            )
 
     def latents(self, reference: Reference, size: Size) -> torch.Tensor:
         """Packed VAE latents (tokens, channels) of the picture at `size`, on the transformer's device."""
@@ -41,11 +71,12 @@ class Conditioner:
 
     def _embed(self, prompt: Prompt, references: Sequence[Reference]) -> torch.Tensor:
         pictures = [reference.at(size) for reference, size in zip(references, prompt.sizes, strict=True)]
-        if isinstance(self._pipeline, Pipeline21):
-            latents = [self.latents(reference, size) for reference, size in zip(references, prompt.sizes, strict=True)]
-            return self._pipeline.prefix(prompt.text, pictures, latents)
         return self._pipeline.embed(prompt.text, pictures, mrope=self._mrope)
 
 
 def _latents_key(reference: Reference, size: Size) -> tuple[object, ...]:
     return ("latents", reference.digest, size)
+
+
+def in_megabytes(count: int) -> str:
+    return f"{count / 1e6:.3g} MB"

@@ -84,6 +84,7 @@ class Preparation:
             texts = request.negative_prompt, references, geometry, "negative_prompt"
             negative = self._prompts.prompt(*texts, caller=caller)
         prepared = Prepared(references, geometry, prompt, negative, mask=None)
+        self._conditioner.check_room(prepared.prompts)
         yield from self._decode(prepared, masked=masked)
         if request.mask is None:
             return prepared

@@ -38,6 +38,9 @@ class Noted:
                     return prepared
             yield
 
+    def fitting(self, jobs: Sequence[Job]) -> list[Job]:
+        return self._worker.fitting(jobs)
+
     def encode(self, job: Job) -> Denoising:
         with self._blame.at_work(job.request.edit_id):
             return self._worker.encode(job)

@@ -30,5 +30,6 @@ class Family:
     transparent_wording: tuple[str, str] | None = None
     # Text and references are a prefix, the same at every step; sides are multiples of two tokens.
     has_prefix: bool = False
+    usual_references: int = 3  # at most, where MAX_REFERENCES names no other number
     # Under a mask a latent is edited where any of its pixels is; else where its first one is, as diffusers' inpainting.
     edits_whole_latents: bool = False

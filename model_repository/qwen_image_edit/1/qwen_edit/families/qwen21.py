@@ -9,6 +9,7 @@ QWEN21 = Family(
     module="diffusers.pipelines.qwenimage21.pipeline_qwenimage21",
     max_references=10,
     least_references=0,
+    usual_references=10,
     num_inference_steps=40,
     condition_area=MEGAPIXEL,
     names_pictures=False,

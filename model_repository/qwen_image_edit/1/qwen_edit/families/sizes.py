@@ -62,7 +62,8 @@ class Sizes:
         """`one_area`: the checkpoint knows no other than the references' area, and copies them place by place."""
         self.family = family
         self.reference_area = reference_area
-        self.condition_area = min(family.condition_area, reference_area)
+        # One picture serves both encoders where the VAE's tokens take the places of the text's.
+        self.condition_area = reference_area if family.has_prefix else min(family.condition_area, reference_area)
         self.token_pixels = token_pixels  # a side: outputs are rendered in whole tokens
         self._one_area = one_area
         self._cell = token_pixels * (2 if family.has_prefix else 1)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from qwen_edit.families.sizes import Geometry
+from qwen_edit.forward.prefix_store import Prefix, PrefixStore
 from qwen_edit.forward.sigmas import Sigmas
 from qwen_edit.pipeline import Pipeline, Row
+
+Condition = torch.Tensor | Prefix  # (text tokens, joint_attention_dim)
 
 
 @dataclass
@@ -28,8 +31,8 @@ class Denoising:
     geometry: Geometry
     latents: torch.Tensor  # (tokens, channels), float32
     references: tuple[torch.Tensor, ...]  # (tokens, channels) of each reference image
-    text: torch.Tensor  # (text tokens, joint_attention_dim)
-    negative_text: torch.Tensor | None  # None: no guidance
+    text: Condition
+    negative_text: Condition | None  # None: no guidance
     true_cfg_scale: float
     sigmas: Sigmas
     step: int
@@ -39,8 +42,9 @@ class Denoising:
 
 
 class Denoiser:
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, prefixes: PrefixStore) -> None:
         self._pipeline = pipeline
+        self._prefixes = prefixes
 
     def step(self, jobs: Sequence[Denoising], *, rows_per_forward: int | None = None) -> None:
         """Moves every job one step on; none is changed where this raises."""
@@ -50,20 +54,27 @@ class Denoiser:
 
     def _velocities(self, jobs: Sequence[Denoising], rows_per_forward: int | None) -> list[torch.Tensor]:
         """Guided velocity of each job, (tokens, channels) float32."""
-        dtype = self._pipeline.dtype
-        rows = [row_of(job, job.text, dtype) for job in jobs]
-        rows += [row_of(job, job.negative_text, dtype) for job in jobs if job.negative_text is not None]
-        limit = rows_per_forward or len(rows)
+        inputs = [(job, job.text) for job in jobs]
+        inputs += [(job, job.negative_text) for job in jobs if job.negative_text is not None]
+        limit = rows_per_forward or len(inputs)
         predictions = [
             velocity.float()
-            for start in range(0, len(rows), limit)
-            for velocity in self._pipeline.velocities(rows[start : start + limit])
+            for start in range(0, len(inputs), limit)
+            for velocity in self._pipeline.velocities(self._rows(inputs[start : start + limit]))
         ]
         negatives = iter(predictions[len(jobs) :])
         combine = guided if self._pipeline.family.renormalises else combined
         return [
             positive if job.negative_text is None else combine(positive, next(negatives), job.true_cfg_scale)
             for job, positive in zip(jobs, predictions, strict=False)
+        ]
+
+    def _rows(self, inputs: Sequence[tuple[Denoising, Condition]]) -> list[Row]:
+        """Of one forward; with it go the prefixes, whose only holder is their store."""
+        prefixes = iter(self._prefixes.tensors([text for _, text in inputs if isinstance(text, Prefix)]))
+        return [
+            row_of(job, next(prefixes) if isinstance(text, Prefix) else text, self._pipeline.dtype)
+            for job, text in inputs
         ]
 
     def _advance(self, job: Denoising, velocity: torch.Tensor) -> None:

@@ -33,27 +33,49 @@ class Pipeline21(Pipeline):
         template: str = self.parts.prompt_template_ti2i
         return template.replace(f"<image1>{PICTURE}", named).format(text)
 
-    def prefix(self, templated: str, pictures: Sequence[Image.Image], latents: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(layers, 2, tokens, heads, width of a head), on the transformer's device; `latents` are the pictures'."""
-        text = self._text(templated, pictures)
-        shapes = [(1, *(side // self.token_pixels for side in (each.height, each.width))) for each in pictures]
+    def prefix_bytes(self, tokens: int) -> int:
+        """Of the keys and values of a prefix with so many tokens."""
+        config = self.parts.transformer.config
+        width: int = config.num_attention_heads * config.attention_head_dim
+        layers: int = config.num_layers
+        element: int = self.dtype.itemsize
+        return tokens * layers * 2 * width * element
+
+    def prefix(
+        self, templated: str, states: torch.Tensor, sizes: Sequence[Size], latents: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """(layers, 2, tokens, heads, width of a head), on the transformer's device.
+
+        `states` are what `embed` makes of the text and its pictures, which have these sizes and latents.
+        """
+        shapes = [(1, height // self.token_pixels, width // self.token_pixels) for width, height in sizes]
+        text = Text(states.to(self.devices.transformer, self.dtype), self._are_pictures(templated, sizes))
         prefix: torch.Tensor = self.parts.transformer(prefix=(text, [each.to(self.dtype) for each in latents], shapes))
         return prefix
+
+    def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool = True) -> torch.Tensor:
+        """(tokens, context_in_dim), in main memory: a prefix is made of it, or made again."""
+        flat = [flattened(each) for each in pictures]
+        with self._tokenizer_lock:
+            inputs = self.parts.processor(text=[templated], images=flat or None, return_tensors="pt")
+        encoder = self.parts.text_encoder.model
+        with before_last_norm(encoder):
+            states = encoder(**inputs.to(self.devices.text_encoder), use_cache=False).last_hidden_state
+        seen: torch.Tensor = states[0, self._dropped :].to(self.dtype).contiguous()
+        return seen.cpu()
 
     def _unseen_tokens(self) -> int:
         system = [{"role": "system", "content": [{"type": "text", "text": self.parts.sys_prompt}]}]
         (unseen,) = self.parts.processor.apply_chat_template(system, tokenize=True, return_dict=False)
         return len(unseen)
 
-    def _text(self, templated: str, pictures: Sequence[Image.Image]) -> Text:
-        flat = [flattened(each) for each in pictures]
+    def _are_pictures(self, templated: str, sizes: Sequence[Size]) -> tuple[bool, ...]:
+        """Of each token that the transformer sees of a text: whether it stands for a part of a picture."""
+        tokens = iter([self.vision_tokens(size) for size in sizes])
         with self._tokenizer_lock:
-            inputs = self.parts.processor(text=[templated], images=flat or None, return_tensors="pt")
-        is_picture = tuple((inputs["input_ids"][0, self._dropped :] == self._slot).tolist())
-        encoder = self.parts.text_encoder.model
-        with before_last_norm(encoder):
-            states = encoder(**inputs.to(self.devices.text_encoder), use_cache=False).last_hidden_state
-        return Text(states[0, self._dropped :].to(self.devices.transformer, self.dtype), is_picture)
+            ids = self.parts.processor.tokenizer(templated)["input_ids"][self._dropped :]
+        runs = [(True, next(tokens)) if each == self._slot else (False, 1) for each in ids]
+        return tuple(is_picture for is_picture, length in runs for _ in range(length))
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """(1, C, h, w) or (1, C, 1, h, w) → (tokens, C)"""

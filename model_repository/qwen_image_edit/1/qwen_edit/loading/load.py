@@ -19,7 +19,16 @@ from qwen_edit.forward import prefixes, ragged
 from qwen_edit.forward.attention import Varlen
 from qwen_edit.forward.block import Halves
 from qwen_edit.forward.pipeline21 import Pipeline21
-from qwen_edit.loading import adapters, attention, compiling, pictures_once, placement, quantization, single_frame
+from qwen_edit.loading import (
+    adapters,
+    attention,
+    compiling,
+    pictures_once,
+    placement,
+    prefix_room,
+    quantization,
+    single_frame,
+)
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.presets import PRESETS, reconfigured
 from qwen_edit.pipeline import Devices, Pipeline
@@ -34,6 +43,7 @@ class Loaded:
     pipeline: Pipeline
     sizes: Sizes
     defaults: Defaults
+    prefix_bytes: int = 0  # that keys and values of prefixes may take
 
 
 def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Loaded:
@@ -52,9 +62,29 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
             raise _does_not_fit(checkpoint.folder, device) from None
         log.exception("the loading options could not be applied")
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
-    log.info("Model loaded successfully")
     sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
-    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline))
+    room, references = _prefixes(settings, pipeline, sizes)
+    log.info("Model loaded successfully")
+    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), room)
+
+
+def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:
+    """Bytes for prefixes, of a family that has them, and most references of an edit."""
+    asked, usual, most = settings.limits.references, sizes.family.usual_references, sizes.family.max_references
+    if not isinstance(pipeline, Pipeline21):
+        return 0, min(asked or usual, most)
+    try:
+        room = settings.prefix_bytes or prefix_room.measured(pipeline, sizes, settings.limits.pixels, asked or usual)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise LoadError(
+                f"MAX_REFERENCES={asked or usual}, MAX_PIXELS={settings.limits.pixels}: so large an edit does not fit "
+                "beside the weights; lower one of them, or set PREFIX_CACHE_MB"
+            ) from None
+        raise
+    references = min(asked or prefix_room.most_references(pipeline, sizes, room), most)
+    log.info("%.3g MB for keys and values of prefixes, up to %d references", room / 1e6, references)
+    return room, references
 
 
 def accelerate(
@@ -129,7 +159,7 @@ def _place(parts: Any, loading: Loading, device: torch.device, *, balanced: bool
     return placement.place(parts, device, loading.offload)
 
 
-def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline) -> Defaults:
+def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline, max_references: int) -> Defaults:
     def first(*values: Any) -> Any:
         return next(value for value in values if value is not None)
 
@@ -149,7 +179,7 @@ def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline) -
             family.true_cfg_scale,
         ),
         negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), family.negative_prompt),
-        least_references=family.least_references,
+        references=(family.least_references, max_references),
         transparent_wording=family.transparent_wording,
         fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )

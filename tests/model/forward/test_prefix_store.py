@@ -1,0 +1,80 @@
+"""The store of prefixes: bounded, the least recently used dropped first, never one of the step being made."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import torch
+from qwen_edit.forward.prefix_store import Prefix, PrefixStore
+
+BYTES = 400
+
+
+def prefix(name: str) -> Prefix:
+    return Prefix(name, BYTES, lambda: torch.zeros(BYTES // 4))
+
+
+def test_one_that_is_kept_is_found_and_one_that_is_gone_is_made_again() -> None:
+    store = PrefixStore(2 * BYTES)
+    for name in "abacab":
+        store.begin(prefix(name))
+    # b was displaced by c, then c by b: a was always used more recently.
+    assert store.usage == (2, 4, 1, 2 * BYTES)
+
+
+def test_what_the_next_step_needs_is_dropped_last() -> None:
+    store = PrefixStore(2 * BYTES)
+    for name in "ab":
+        store.begin(prefix(name))
+    store.next_step("ax")
+    store.begin(prefix("c"))
+    store.begin(prefix("a"))
+    assert store.usage.hits == 1
+    store.begin(prefix("b"))
+    assert store.usage.recomputations == 1
+
+
+def test_none_of_a_step_is_dropped_for_another_of_it_even_where_they_do_not_fit() -> None:
+    store = PrefixStore(2 * BYTES)
+    store.begin(prefix("old"))
+    names = ["a", "b", "c", "a"]
+    first, _, _, again = store.tensors([prefix(name) for name in names])
+    assert first is again
+    assert store.usage == (0, 4, 0, 3 * BYTES)
+    store.begin(prefix("d"))
+    assert store.usage.bytes <= 2 * BYTES, "they had no room beyond their step"
+
+
+def test_room_is_made_before_it_is_taken() -> None:
+    store = PrefixStore(BYTES)
+    (kept,) = store.tensors([prefix("a")])
+    dropped = weakref.ref(kept)
+    del kept
+
+    def make() -> torch.Tensor:
+        gc.collect()
+        assert dropped() is None
+        return torch.zeros(BYTES // 4)
+
+    store.begin(Prefix("b", BYTES, make))
+    assert store.usage == (0, 2, 0, BYTES)
+
+
+def test_one_that_keeps_nothing_holds_what_the_next_step_needs() -> None:
+    store = PrefixStore(9 * BYTES, keeps=False)
+    for name in "ab":
+        store.begin(prefix(name))
+    store.next_step("b")
+    assert store.usage.bytes == BYTES
+    store.next_step("")
+    assert store.usage.bytes == 0
+
+
+def test_cleared_it_holds_nothing() -> None:
+    store = PrefixStore(BYTES)
+    store.begin(prefix("a"))
+    store.clear()
+    assert store.usage.bytes == 0
+    store.begin(prefix("a"))
+    assert store.usage.recomputations == 1
