@@ -152,6 +152,7 @@ class Launcher:
         return 128 + self.signal
 
     def _tick(self) -> None:
+        self._reaper.keep()
         for supervisor in self.supervisors:
             supervisor.tick()
         for service in self.services:

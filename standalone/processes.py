@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 SHM = Path("/dev/shm")
+REAPER_SECONDS = 20.0  # in which it ends all groups that are left
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -85,19 +86,47 @@ class Reaper:
     """A process that ends the groups it was told of when we are gone, however that came; see reaper.py."""
 
     def __init__(self, shm_prefix: str) -> None:
-        command = [sys.executable, "-m", "standalone.reaper", shm_prefix]
-        env = {**os.environ, "PYTHONPATH": python_path()}
-        self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True, start_new_session=True)
-        assert self._process.stdin
-        self._input = self._process.stdin
+        self._shm_prefix = shm_prefix
+        self._groups: set[int] = set()
+        self._process = self._started()
 
     def remember(self, pgid: int) -> None:
-        print(pgid, file=self._input, flush=True)
+        self._groups.add(pgid)
+        self._tell(self._process, pgid)
 
     def forget(self, pgid: int) -> None:
         """The group has ended."""
-        print(-pgid, file=self._input, flush=True)
+        self._groups.discard(pgid)
+        self._tell(self._process, -pgid)
+
+    def keep(self) -> None:
+        """Starts it again where it has ended."""
+        if self._process.poll() is not None:
+            self._end_input()
+            self._process = self._started()
 
     def close(self) -> None:
-        self._input.close()
-        self._process.wait()
+        self._end_input()
+        try:
+            self._process.wait(REAPER_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _started(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "standalone.reaper", self._shm_prefix]
+        env = {**os.environ, "PYTHONPATH": python_path()}
+        process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True, start_new_session=True)
+        for pgid in self._groups:
+            self._tell(process, pgid)
+        return process
+
+    def _tell(self, process: subprocess.Popen[str], number: int) -> None:
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its successor is told of all groups
+            print(number, file=process.stdin, flush=True)
+
+    def _end_input(self) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()

@@ -224,6 +224,7 @@ def supervise(settings: Settings, flags: Sequence[str]) -> None:
         while living := [each for each in supervisors if each.phase is not Phase.STOPPED]:
             if len(signals) > 1:
                 return
+            reaper.keep()
             for supervisor in living:
                 if signals and supervisor.phase is not Phase.DRAINING:
                     supervisor.drain()

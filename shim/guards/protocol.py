@@ -92,8 +92,9 @@ class BoundedProtocol(H11Protocol):
             ("connection", "close"),
             ("x-request-id", uuid.uuid4().hex),
         ]
+        answering = h11.Connection(h11.SERVER)  # not ours, which sends no body where it has read HEAD
         for event in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body)):
-            self.transport.write(self.conn.send(event))
+            self.transport.write(answering.send(event))
         self.transport.close()
         self._writing.start(STALL_SECONDS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,19 @@ import psutil
 from standalone.observer import workers
 from standalone.tritonserver import find
 from tests.kit.haproxy import balancer
-from tests.kit.servers import Server, answers_200, environment, free_ports, run, serve_shim
+from tests.kit.servers import NO_DRAIN, PORTS, Server, answers_200, environment, free_ports, run, serve_shim
 
 SUPERVISOR_PORTS = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
+
+
+# A launcher on a machine that seems to have two devices, whose servers run on the CPU.
+TWO_SERVERS = """
+import sys
+from standalone import plan
+from standalone.__main__ import main
+plan.visible_devices = lambda settings, environ: ["", ""]
+sys.exit(main())
+"""
 
 
 def tritonserver(server: Server) -> psutil.Process:
@@ -76,3 +87,28 @@ def balanced(checkpoint: Path | str, **settings: str) -> Iterator[Balanced]:
         proxy = stack.enter_context(balancer(*tritons))
         front = stack.enter_context(serve_shim(proxy.url, HEALTH_URL=f"{proxy.url}/healthz"))
         yield Balanced(tritons, front, proxy)
+
+
+@contextlib.contextmanager
+def serve_two(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
+    """`python -m standalone` with two Tritons behind the launcher's own HAProxy; ready when entered.
+
+    The second one's ports lie ten higher than those of the Server.
+    """
+    first = _free_block()
+    names = (*PORTS, "BALANCER_PORT")
+    at = {name: str(port) for port, name in enumerate(names, first)}
+    env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **(NO_DRAIN | settings))
+    with run([sys.executable, "-c", TWO_SERVERS], env, *range(first, first + len(PORTS))) as server:
+        server.wait_ready()
+        yield server
+
+
+def _free_block() -> int:
+    """The first of twenty free ports in a row."""
+    for first in range(20_000, 30_000, 20):
+        with contextlib.ExitStack() as bound, contextlib.suppress(OSError):
+            for port in range(first, first + 20):
+                bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise AssertionError("no twenty free ports in a row")

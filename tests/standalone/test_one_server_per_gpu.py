@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
-import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,16 +16,8 @@ from standalone.errors import LaunchError
 from standalone.plan import Plan, plan
 from standalone.settings import Settings
 from standalone.tritonserver import TritonServer
-from tests.kit.servers import PORTS, Server, environment, run
-
-# A launcher on a machine that seems to have two devices, whose servers run on the CPU.
-TWO_SERVERS = """
-import sys
-from standalone import plan
-from standalone.__main__ import main
-plan.visible_devices = lambda settings, environ: ["", ""]
-sys.exit(main())
-"""
+from tests.kit.servers import Server
+from tests.kit.stacks import serve_two
 
 
 def plans(tmp_path: Path, environ: dict[str, str] | None = None, **settings: str) -> list[Plan]:
@@ -92,26 +81,11 @@ def test_a_machine_without_haproxy_is_told_so(monkeypatch: pytest.MonkeyPatch) -
         balancer.command()
 
 
-@pytest.fixture
-def free_block() -> int:
-    """The first of twenty free ports in a row: the second server's lie ten higher."""
-    for first in range(20_000, 30_000, 20):
-        with contextlib.ExitStack() as bound, contextlib.suppress(OSError):
-            for port in range(first, first + 20):
-                bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
-    raise AssertionError("no twenty free ports in a row")
-
-
 def test_two_servers_behind_the_launchers_haproxy_share_the_edits(
-    checkpoint: Callable[[str], Path], photo: Callable[[str], bytes], program: Callable[[str], str], free_block: int
+    checkpoint: Callable[[str], Path], photo: Callable[[str], bytes], program: Callable[[str], str]
 ) -> None:
     program("haproxy")
-    ports = dict(zip(PORTS, range(free_block, free_block + len(PORTS)), strict=True))
-    at = {name: str(port) for name, port in ports.items()} | {"BALANCER_PORT": str(free_block + len(PORTS))}
-    settings = {"QWEN_MODEL_DIR": str(checkpoint("plus")), "REFERENCE_AREA": "4096", "DRAIN_SECONDS": "0", **at}
-    with run([sys.executable, "-c", TWO_SERVERS], environment(**settings), *ports.values()) as server:
-        server.wait_ready()
+    with serve_two(checkpoint("plus"), REFERENCE_AREA="4096") as server:
         second = Server(server.process, server.log_path, 0, triton_metrics_port=server.triton_metrics_port + 10)
         assert [edit(server, photo("cat"), seed).status_code for seed in range(6)] == [200] * 6
         assert server.metric("qwen_edit_steps_total") > 0

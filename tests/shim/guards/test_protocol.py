@@ -283,13 +283,14 @@ def test_a_body_may_hold_any_line_ends(client: socket.socket) -> None:
         b"GET /ok HTTP/1.1\nhost: x\r\n\r\n",
         b"GET /ok HTTP/1.1\r\nhost: x\n\n",
         b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HEAD /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
         b"GET /" + b"a" * 2 * HEADER_BYTES + b" HTTP/1.1\r\n\r\n",
         b"GET /ok HTTP/1.1\r\nhost: x\r\na: " + b"b" * 2 * HEADER_BYTES,
     ],
     ids=[
         "bytes", "no host", "two hosts", "no colon", "negative length", "two lengths", "unknown coding",
         "damaged chunk", "LF after a field", "LF after the request line", "LF only", "both lengths",
-        "long path", "long header",
+        "both lengths of no body", "long path", "long header",
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(
