@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -34,6 +36,7 @@ from shim.metrics import Metrics
 from shim.openapi.description import describe
 from shim.page import page_routes
 from shim.reading.spool import Spool
+from shim.running.abilities import Abilities, Told
 from shim.running.drain import Drain
 from shim.running.readiness import Readiness
 from shim.running.services import Services
@@ -96,6 +99,7 @@ def _lifespan(
                     settings=settings,
                     model=triton,
                     readiness=Readiness(triton.servers),
+                    told=Told(triton.about),
                     flood=Flood(),
                     spool=Spool(SPOOLED_BODIES * settings.max_body_bytes),
                     threads=CapacityLimiter(os.cpu_count() or 1),
@@ -111,29 +115,34 @@ def _lifespan(
 
 
 def serve_description(settings: Settings) -> Callable[[Request[State]], Awaitable[Response]]:
-    description = describe(settings, EDIT_PATHS, GENERATION_PATHS)
+    @lru_cache(maxsize=4)
+    def description(abilities: Abilities | None) -> dict[str, Any]:
+        return describe(settings, EDIT_PATHS, GENERATION_PATHS, abilities)
 
     async def serve(request: Request[State]) -> Response:
-        return JSONResponse(description)
+        return JSONResponse(description(await request.state["services"].told.abilities()))
 
     return serve
 
 
 async def list_models(request: Request[State]) -> Response:
-    return JSONResponse({"object": "list", "data": [_model(request)]})
+    return JSONResponse({"object": "list", "data": [await _model(request)]})
 
 
 async def tell_model(request: Request[State]) -> Response:
-    model, asked = _model(request), request.path_params["model"]
+    model, asked = await _model(request), request.path_params["model"]
     if asked != model["id"]:
         raise ModelNotFound(f"There is no model {asked[:PATH_CHARS]!r} here, only {model['id']!r}", param="model")
     return JSONResponse(model)
 
 
-def _model(request: Request[State]) -> dict[str, object]:
+async def _model(request: Request[State]) -> dict[str, object]:
+    """What it can is left out as long as it has not said so."""
     settings = request.state["services"].settings
     authorize(request.headers, settings.api_key)
-    return {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
+    abilities = await request.state["services"].told.abilities()
+    model = {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
+    return model | (asdict(abilities) if abilities else {})
 
 
 async def serve_metrics(request: Request[State]) -> Response:

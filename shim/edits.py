@@ -17,6 +17,7 @@ from shim.event_stream import EventStream
 from shim.guards.auth import authorize
 from shim.log import logged_prompt, logger
 from shim.reading.edit import Edit, read_edit
+from shim.running.abilities import within
 from shim.running.encode import picture_object
 from shim.running.run import EditRun, Event, Output, usage
 
@@ -40,7 +41,7 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
     services.flood.check(caller)
     async with AsyncExitStack() as resources:
         edit = await resources.enter_async_context(
-            read_edit(request, purpose, settings, services.spool, services.threads)
+            read_edit(request, purpose, within(settings, services.told.known), services.spool, services.threads)
         )
         if not await services.readiness.is_ready():
             raise ModelNotReady("Model is not ready yet")

@@ -62,6 +62,7 @@ def numpy_type(node: ast.expr) -> str:
 def reply_outputs() -> dict[str, str]:
     """Output name → Triton type, empty where the code does not say, of what model.py answers."""
     tree = ast.parse((MODEL / "1" / "model.py").read_text("utf-8"))
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Assign)
@@ -69,8 +70,9 @@ def reply_outputs() -> dict[str, str]:
             and isinstance(node.value, ast.Dict)
         ):
             pairs = zip(node.value.keys, node.value.values, strict=True)
-            return {text_of(key): made_type(value) for key, value in pairs if key is not None}
-    raise AssertionError("model.py has no dict named outputs")
+            found |= {text_of(key): made_type(value) for key, value in pairs if key is not None}
+    assert found, "model.py has no dict named outputs"
+    return found
 
 
 def made_type(node: ast.expr) -> str:

@@ -27,6 +27,7 @@ from shim.openapi.schemas import EVENTS, Schema, schemas
 from shim.reading.edit import classic_size
 from shim.reading.fields import ADDRESSES, BATCH_FILES, FIELDS, REFERENCE_FILES, Pictures
 from shim.reading.kinds import in_force
+from shim.running.abilities import Abilities, within
 from shim.settings import Settings
 
 MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -60,11 +61,20 @@ with `image_generation`. Lines that begin with a colon are comments: they keep t
 step, as in `: progress 12/50`."""
 
 
-def describe(settings: Settings, edit_paths: Iterable[str], generation_paths: Iterable[str] = ()) -> dict[str, Any]:
+def describe(
+    settings: Settings,
+    edit_paths: Iterable[str],
+    generation_paths: Iterable[str] = (),
+    abilities: Abilities | None = None,
+) -> dict[str, Any]:
+    """`abilities`: the model's, where it has told them."""
+    settings = within(settings, abilities)
     paths: dict[str, Any] = {
         **{path: {"post": _edit(settings, index)} for index, path in enumerate(edit_paths)},
         **{path: {"post": _generation(settings, index)} for index, path in enumerate(generation_paths)},
     }
+    for path in generation_paths if abilities else ():
+        paths[path]["post"]["x-available"] = bool(abilities and abilities.generations)
     for path, item in paths.items():
         if "{model}" in path:
             item["parameters"] = [DEPLOYMENT]

@@ -44,7 +44,12 @@ def schemas() -> dict[str, Schema]:
     event["background"] = {"type": "string", "enum": ["opaque", "transparent"]}
     event["output_format"] = {"type": "string", "enum": list(OUTPUT_FORMATS)}
     index = {"index": {**count, "description": "Which of several outputs."}}
-    model = _object(id=text, object={"const": "model"}, created=count, owned_by=text)
+    abilities = {
+        "max_references": {**count, "description": "Most reference pictures of an edit."},
+        "generations": {"type": "boolean", "description": "Whether it makes pictures of a prompt alone."},
+        "transparent_background": {"type": "boolean", "description": "Whether `background=transparent` is obeyed."},
+    }
+    model = _object(abilities, id=text, object={"const": "model"}, created=count, owned_by=text)
     return {
         "Health": _object(status={"const": "healthy"}, timestamp=text, version=text),
         "Ready": _object(status={"const": "ready"}, model_loaded={"const": True}, timestamp=text),

@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from shim.guards.flood import Flood
 from shim.metrics import Metrics
 from shim.reading.spool import Spool
+from shim.running.abilities import Told
 from shim.running.readiness import Readiness
 from shim.running.segments import Model
 from shim.settings import Settings
@@ -19,6 +20,7 @@ class Services:
     settings: Settings
     model: Model
     readiness: Readiness
+    told: Told
     flood: Flood
     spool: Spool
     threads: CapacityLimiter  # for what takes a core, or much memory

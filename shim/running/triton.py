@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueFull, ShimError
 from shim.log import logger, one_line
 from shim.reading.edit import Job
+from shim.running.abilities import Abilities, abilities_of
 from shim.running.byte_gate import ByteGate
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
@@ -81,6 +82,20 @@ class Triton:
                 return servers_of(await response.read()) if response.status == 200 else 0
         except (aiohttp.ClientError, TimeoutError):
             return 0
+
+    async def about(self) -> Abilities | None:
+        """What the model can, as it says itself; None where nobody says so: no Triton, or one of another release.
+
+        Triton takes no call without a tensor, and an older release refuses an edit without a prompt.
+        """
+        body = Body([byte_strings("prompt", b"")], "", {"about": True})
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                response, content = await self._post(body, "")
+            return abilities_of(Tensors(content, response.headers).get("about").item())
+        except Exception as error:  # what stands between us and the model can answer with anything
+            logger.debug("The model does not say what it can: %s: %s", type(error).__name__, error)
+            return None
 
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         """Raises InvalidInput, QueueFull or GenerationError in the model's words, else Interrupted.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shim.running.abilities import Abilities
 from shim.running.segments import Outcome, Segment
 
 STEPS = 8  # of an edit that names none
@@ -43,9 +44,13 @@ class ScriptedTriton:
         self.segments: list[Segment] = []
         self.edit_ids: list[str] = []  # of the segments
         self.ready = True
+        self.abilities: Abilities | None = None
 
     async def servers(self) -> int:
         return int(self.ready)
+
+    async def about(self) -> Abilities | None:
+        return self.abilities
 
     async def run(self, segment: Segment, edit_id: str) -> Outcome:
         self.segments.append(segment)

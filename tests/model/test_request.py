@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from qwen_edit.errors import BadRequest
-from qwen_edit.hints import NO_HINTS, Hints, hints
+from qwen_edit.hints import NO_HINTS, Hints, asks_about, hints
 from qwen_edit.request import TENSORS, Defaults, EditRequest, cancelled, parse
 from qwen_edit.settings import Limits
 
@@ -103,6 +103,11 @@ def test_a_checkpoint_may_need_no_picture_and_fix_the_steps() -> None:
         request_of(able, NO_HINTS, image=None, mask=[b"mask"])
     with pytest.raises(BadRequest, match="image: at least one encoded reference image is needed"):
         request(image=None)
+
+
+def test_a_call_may_ask_what_the_model_can() -> None:
+    assert asks_about('{"about": true}')
+    assert not any(map(asks_about, ("", "{}", '{"about": false}', '{"about": 1}')))
 
 
 def test_siblings_are_those_that_come_to_one_instance() -> None:

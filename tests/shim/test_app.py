@@ -210,9 +210,9 @@ def test_a_json_body_is_an_edit_with_references(client: TestClient, png: bytes) 
     image = {"image_url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}
     response = client.post(EDITS, json={**PROMPT, "images": [image, image], "mask": image, "n": None})
     assert openai_error(response) == (503, "MODEL_NOT_READY", None)
-    response = client.post(EDITS, json={**PROMPT, "images": [image] * 4})
+    response = client.post(EDITS, json={**PROMPT, "images": [image] * 17})
     assert openai_error(response) == (400, "INVALID_INPUT", "images")
-    assert "images takes at most 3 references" in response.text
+    assert "images takes at most 16 references" in response.text
 
 
 @pytest.mark.parametrize("name", ["url", "url[]"])

@@ -18,7 +18,7 @@ from tests.kit.servers import Server, serve, serve_shim
 
 @pytest.fixture(scope="module")
 def turbo(sensitive: Callable[[str], Path]) -> Iterator[Server]:
-    with serve(sensitive("2.1-turbo"), REFERENCE_AREA="16384", SEGMENT_STEPS="3", MAX_REFERENCES="10") as server:
+    with serve(sensitive("2.1-turbo"), REFERENCE_AREA="16384", SEGMENT_STEPS="3") as server:
         yield server
 
 
@@ -45,6 +45,16 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Cal
     assert not same(pictures(others[2]), in_one), "the wording is around the prompt"
     assert pictures(others[0])[0].shape == (64, 96, 3)
     assert turbo.metric("qwen_edit_steps_total") - before == 5 * 8, "eight steps are what the checkpoint knows"
+
+
+def test_what_the_model_can_is_told(turbo: Server, stack: Server) -> None:
+    told = [requests.get(f"{server.url}/v1/models", timeout=10).json()["data"][0] for server in (turbo, stack)]
+    names = ("max_references", "generations", "transparent_background")
+    assert [tuple(model[name] for name in names) for model in told] == [(10, True, True), (3, False, False)]
+    answer = requests.post(
+        f"{turbo.url}/v1/images/edits", data={"prompt": "x"}, files=[("image", b"x")] * 11, timeout=9
+    )
+    assert (answer.status_code, "at most 10 references" in answer.text) == (400, True)
 
 
 def test_openais_sdk_edits_ten_pictures_and_makes_one_of_a_text(turbo: Server, photo: Callable[[str], bytes]) -> None:

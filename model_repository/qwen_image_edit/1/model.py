@@ -19,7 +19,7 @@ from qwen_edit.control.cancellations import Cancellations
 from qwen_edit.control.exclusive import Exclusive
 from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
-from qwen_edit.hints import hints
+from qwen_edit.hints import asks_about, hints
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.metrics import NO_PREFIXES, OUTCOMES, PREFIX_COUNTS, STAGES, STATES, PrefixUsage
 from qwen_edit.request import TENSORS, cancelled, parse
@@ -84,6 +84,7 @@ class TritonPythonModel:
         self._spread_seconds = SPREAD_SECONDS if self._instances > 1 else 0.0
         self._limits = limits
         self._defaults = loaded.defaults
+        self._about = loaded.about
         self._metrics = TritonMetrics(args["model_instance_name"])
         worker = PipelineWorker(
             loaded.pipeline,
@@ -110,13 +111,17 @@ class TritonPythonModel:
                     for name in TENSORS
                     if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
                 }
+                parameters = _text(request.parameters)
+                if asks_about(parameters):
+                    reply.about(self._about)
+                    continue
                 if (unwanted := cancelled(tensors)) is not None:
                     self._cancellations.add(unwanted)
                     reply.nothing()
                     continue
                 edit = parse(
                     tensors, self._limits, self._defaults, request_id=_text(request.request_id), now=time.monotonic(),
-                    unix_now=time.time(), hints=hints(_text(request.parameters), instances=self._instances),
+                    unix_now=time.time(), hints=hints(parameters, instances=self._instances),
                 )  # fmt: skip
                 self._engine.submit(edit, reply)
                 time.sleep(self._spread_seconds)
@@ -142,7 +147,7 @@ class TritonReply:
         self._cancellations = cancellations
 
     def nothing(self) -> None:
-        self._send(pb_utils.InferenceResponse(output_tensors=[]))
+        self._send_tensors({})
 
     def outcome(self, outcome: Outcome) -> None:
         request = outcome.request
@@ -157,12 +162,11 @@ class TritonReply:
             "seed": np.array([request.seed], np.int64),
             "timings": np.array([json.dumps(outcome.timings).encode()], np.object_),
         }
-        tensors = [
-            pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
-            for name, value in outputs.items()
-            if value is not None
-        ]
-        self._send(pb_utils.InferenceResponse(output_tensors=tensors))
+        self._send_tensors(outputs)
+
+    def about(self, about: str) -> None:
+        outputs = {"about": np.array([about.encode()], np.object_)}
+        self._send_tensors(outputs)
 
     def error(self, error: EditError) -> None:
         code = getattr(pb_utils.TritonError, ERROR_CODES[type(error)])
@@ -170,6 +174,11 @@ class TritonReply:
 
     def cancelled(self) -> bool:
         return bool(self._sender.is_cancelled()) or (self._id != "" and self._cancellations.take(self._id))
+
+    def _send_tensors(self, outputs: dict[str, Any]) -> None:
+        given = {name: value for name, value in outputs.items() if value is not None}
+        tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value[None])) for name, value in given.items()]
+        self._send(pb_utils.InferenceResponse(output_tensors=tensors))
 
     def _send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -13,7 +13,7 @@ from shim.reading.edit import Edit, edit_of
 from shim.reading.uploads import Linked, Part
 from shim.settings import Settings
 
-SETTINGS = Settings()
+SETTINGS = Settings(max_references=3)
 BATCH_NAME: dict[Dialect, str] = {"classic": "images", "openai": "image[]"}
 
 

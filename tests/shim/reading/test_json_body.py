@@ -37,7 +37,7 @@ def parts_of(body: Any, opened: ExitStack) -> list[Part]:
 
 def parse(opened: ExitStack, **fields: Any) -> Edit:
     parts = parts_of({"prompt": "p", "images": [IMAGE], **fields}, opened)
-    return edit_of(parts, dialect_of_parts(parts, "openai"), Settings())
+    return edit_of(parts, dialect_of_parts(parts, "openai"), Settings(max_references=3))
 
 
 def test_it_is_the_edit_that_the_form_would_be(opened: ExitStack) -> None:

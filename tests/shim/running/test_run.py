@@ -19,6 +19,7 @@ from shim.guards.flood import Flood
 from shim.metrics import Metrics
 from shim.reading.edit import Edit, edit_of
 from shim.reading.spool import Spool
+from shim.running.abilities import Told
 from shim.running.readiness import Readiness
 from shim.running.run import Advanced, EditRun, Event, Output, Partial
 from shim.running.segments import Outcome, Segment
@@ -42,6 +43,7 @@ class Running:
             settings=SETTINGS,
             model=triton,
             readiness=Readiness(triton.servers),
+            told=Told(triton.about),
             flood=Flood(),
             spool=Spool(0),
             threads=CapacityLimiter(1),

@@ -54,6 +54,11 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
     )
 
 
+def asks_about(parameters: str) -> bool:
+    """Whether a call is no edit, but asks what this model can."""
+    return json.loads(parameters or "{}").get("about") is True
+
+
 def age_of(arrival: float, unix_now: float) -> float:
     """By the tensor of callers from before there were parameters; raises BadRequest."""
     if not math.isfinite(arrival):

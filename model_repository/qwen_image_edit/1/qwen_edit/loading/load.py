@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,13 @@ class Loaded:
     sizes: Sizes
     defaults: Defaults
     prefix_bytes: int = 0  # that keys and values of prefixes may take
+
+    @property
+    def about(self) -> str:
+        """JSON: what whoever calls cannot know otherwise."""
+        defaults = self.defaults
+        able = {"references": defaults.references, "transparent": defaults.transparent_wording is not None}
+        return json.dumps({"pipeline": self.sizes.family.pipeline, **able})
 
 
 def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Loaded:

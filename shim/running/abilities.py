@@ -1,0 +1,57 @@
+"""What the model behind this shim can, as it says itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from shim.settings import Settings
+
+KNOWN_SECONDS = 10.0  # a server may come back with another checkpoint
+UNKNOWN_SECONDS = 1.0  # without an answer it is asked again
+
+
+@dataclass(frozen=True)
+class Abilities:
+    max_references: int  # of an edit
+    generations: bool  # pictures of a prompt alone
+    transparent_background: bool
+
+
+def within(settings: Settings, abilities: Abilities | None) -> Settings:
+    """With the number of references that is taken in the end, as far as it is known."""
+    if abilities is None:
+        return settings
+    return replace(settings, max_references=min(abilities.max_references, settings.most_references))
+
+
+Ask = Callable[[], Awaitable[Abilities | None]]
+
+
+def abilities_of(about: str | bytes) -> Abilities:
+    """Raises ValueError, KeyError or TypeError for what is not the model's answer."""
+    told = json.loads(about)
+    least, most = (int(count) for count in told["references"])
+    return Abilities(most, least == 0, bool(told["transparent"]))
+
+
+class Told:
+    """Asked for at most now and then, however many ask us; as long as nobody answers, what was said last holds."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._lock = asyncio.Lock()
+        self.known: Abilities | None = None  # None before the first answer
+        self._again_at = float("-inf")
+
+    async def abilities(self) -> Abilities | None:
+        """As `known`, and no older than it may be."""
+        async with self._lock:
+            if time.monotonic() >= self._again_at:
+                answer = await self._ask()
+                self.known = answer or self.known
+                self._again_at = time.monotonic() + (KNOWN_SECONDS if answer else UNKNOWN_SECONDS)
+            return self.known
