@@ -245,12 +245,12 @@ def test_a_reader_who_is_fast_again_gets_the_time_back_that_the_rest_took(client
 
 
 def test_each_answer_of_a_connection_has_its_own_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 5.0)
     monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**40)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         for _ in range(2):
             client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
-            time.sleep(1.2)
+            time.sleep(2.8)
             assert len(answer(client)[2]) == LARGE
 
 
