@@ -111,3 +111,14 @@ def test_without_its_folder_work_goes_on_and_is_noted_again(tmp_path: Path) -> N
     shutil.rmtree(tmp_path)
     with blame.at_work("edit"):
         assert list((tmp_path / "at_work").iterdir())
+
+
+def test_where_a_record_cannot_be_written_a_worker_begins_all_the_same(tmp_path: Path) -> None:
+    """As on a full disk."""
+    dies_at(tmp_path, "a")
+    dies_at(tmp_path, "a")
+    (record,) = (tmp_path / "deaths").iterdir()
+    record.unlink()
+    record.mkdir()
+    Blame(tmp_path, INSTANCE)
+    assert not list((tmp_path / "at_work").iterdir())

@@ -107,7 +107,8 @@ class Blame:
         for names in noted:
             kind = SHARED if len(names) > 1 else BESIDE if len(noted) > 1 else SOLE
             for name in names:
-                (self._records / name).write_text(self._record(name) + kind)
+                with contextlib.suppress(OSError):  # on a full disk nobody is blamed, and the worker starts
+                    (self._records / name).write_text(self._record(name) + kind)
         self._note.unlink()
 
     def _record(self, name: str) -> str:
