@@ -20,6 +20,7 @@ from shim.running.drain import Drain
 from shim.running.services import Services
 
 PATH_CHARS = 200  # of a request's that the log keeps
+METHOD_CHARS = 20  # likewise
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -64,7 +65,9 @@ class RequestContext:
 async def answer_error(request: Request[Any], raised: Exception) -> Response:
     error = as_shim_error(raised)
     if isinstance(error, NotFound):
-        error.message = f"{request.method} {one_line(request.scope['path'][:PATH_CHARS])}: {error.message}"
+        error.message = (
+            f"{request.method[:METHOD_CHARS]} {one_line(request.scope['path'][:PATH_CHARS])}: {error.message}"
+        )
     log_error(request, error)
     if isinstance(error, ClientGone):
         return Response(status_code=ANSWERS[ClientGone].status)
@@ -77,7 +80,7 @@ def log_error(request: Request[Any], error: ShimError) -> None:
     logger.log(
         logging.ERROR if answer.status >= 500 else logging.INFO,
         "%s %s: %d %s: %s",
-        request.method,
+        request.method[:METHOD_CHARS],
         one_line(request.scope["path"][:PATH_CHARS]),
         answer.status,
         answer.code,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 HEADER_BYTES = 2**16  # of a request's head
-MIN_BODY_RATE = 2**16  # bytes a second: of a request, once BODY_TIMEOUT_SECONDS have passed, and of an answer
+MIN_BODY_RATE = 2**16  # bytes a second: of a request, after BODY_TIMEOUT_SECONDS of less, and of an answer
 SILENCE_SECONDS = 10.0  # without a byte of a body
 MAX_BATCH_IMAGES = 16  # files named `images`
 MAX_FILES = 64  # file parts of any name

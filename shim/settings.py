@@ -141,7 +141,7 @@ class Settings:
         "BODY_TIMEOUT_SECONDS",
         number(1, 86_400),
         60.0,
-        "How long a request's body may take to arrive, plus one second for every 64 KiB of it. 10 seconds "
+        "How long a request's body may be waited for; every 64 KiB that come give a second of it back. 10 seconds "
         "without a byte end it too.",
     )
     drain_seconds: float = setting(

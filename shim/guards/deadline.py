@@ -12,9 +12,10 @@ from shim.limits import BODYLESS, MIN_BODY_RATE, SILENCE_SECONDS
 
 
 class BodyDeadline:
-    """Reading a body raises once it was waited for longer than `seconds` and one more for every MIN_BODY_RATE bytes.
+    """Reading a body raises once it was waited for longer than `seconds`, of which MIN_BODY_RATE bytes give one back.
 
-    SILENCE_SECONDS without a byte are enough too.
+    Not more: who has sent much at once cannot keep it here for the longer. SILENCE_SECONDS without a byte are enough
+    too.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
@@ -24,7 +25,7 @@ class BodyDeadline:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope.get("method") in BODYLESS:
             return await self.app(scope, receive, send)
-        received, waited, complete = 0, 0.0, False
+        received, left, complete = 0, self.seconds, False
 
         async def noting(message: Message) -> None:
             nonlocal complete
@@ -32,20 +33,23 @@ class BodyDeadline:
             await send(message)
 
         async def timed() -> Message:
-            nonlocal received, waited, complete
+            nonlocal received, left, complete
             if complete:
                 return await receive()  # the client's going away
             started = time.monotonic()
             try:
-                async with asyncio.timeout(min(SILENCE_SECONDS, self.seconds + received / MIN_BODY_RATE - waited)):
+                async with asyncio.timeout(min(SILENCE_SECONDS, left)):
                     message = await receive()
             except TimeoutError:
                 raise BodyTimeout(
-                    f"The request body came too slowly: it may take {self.seconds:g} s, and a second more for every "
-                    f"{MIN_BODY_RATE} bytes, with no silence of {SILENCE_SECONDS:g} s; {received} bytes have come"
+                    f"The request body came too slowly: it may be waited for {self.seconds:g} s, of which every "
+                    f"{MIN_BODY_RATE} bytes give one back, with no silence of {SILENCE_SECONDS:g} s; "
+                    f"{received} bytes have come"
                 ) from None
-            waited += time.monotonic() - started  # not the time that we take to store it
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            # Not the time that we take to store it.
+            left = min(self.seconds, left - (time.monotonic() - started) + size / MIN_BODY_RATE)
+            received += size
             complete = not message.get("more_body", False)
             return message
 

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from shim.dialect import dialect_of_headers
 from shim.errors import InvalidInput, error_body
 from shim.guards.descriptors import most_connections
-from shim.guards.framing import StrictConnection
+from shim.guards.framing import Refused, StrictConnection
 from shim.limits import HEADER_BYTES, MIN_BODY_RATE
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
@@ -35,6 +35,7 @@ class BoundedProtocol(H11Protocol):
         self._writing = Timer(self.loop, self.abort)
         self._reader = Reader(self.loop)
         self.conn = StrictConnection(HEADER_BYTES)
+        self.sending_since: float | None = None  # of who is sending a body, the moment at which it began
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
@@ -52,6 +53,10 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
         if not self.transport.is_closing():
             self._time_the_head()
+        if self.conn.their_state is not h11.SEND_BODY:
+            self.sending_since = None
+        elif self.sending_since is None:
+            self.sending_since = self.loop.time()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -101,6 +106,8 @@ class BoundedProtocol(H11Protocol):
     def _refusal(self, error: BaseException | None) -> dict[str, Any]:
         head_is_too_long = getattr(error, "error_status_hint", None) == 431
         message = f"The request's head has more than {HEADER_BYTES} bytes" if head_is_too_long else "Not valid HTTP/1.1"
+        if isinstance(error, Refused):
+            message = f"{message}: {error}"
         in_a_body = self.cycle is not None and not self._is_answered()
         dialect = dialect_of_headers(Headers(raw=self.headers)) if in_a_body else "classic"
         return error_body(InvalidInput(message), dialect)
@@ -121,10 +128,17 @@ class BoundedProtocol(H11Protocol):
         return self.cycle is not None and self.cycle.response_complete
 
     def _make_room(self) -> None:
-        """Ends the connection whose client would be given up next; this one where all others are in use."""
-        others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
+        """Ends the connection whose client would be given up next, else that which has been sending a body for longest.
+
+        This one where all others wait for an answer.
+        """
+        others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
         waiting = [other for other in others if other.reading.due is not None]
-        min(waiting, key=lambda other: other.reading.due or 0.0, default=self).abort()
+        sending = [other for other in others if other.sending_since is not None]
+        if waiting:
+            min(waiting, key=lambda other: other.reading.due or 0.0).abort()
+        else:
+            min(sending, key=lambda other: other.sending_since or 0.0, default=self).abort()
 
     def abort(self) -> None:
         self.reading.stop()

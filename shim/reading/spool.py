@@ -26,10 +26,9 @@ class Spool:
         finally:
             self.held -= share.held
 
-    def take(self, more: int, others: int) -> None:
+    def check(self, more: int, others: int) -> None:
         if others and self.held + more > self._budget:
             raise ModelNotReady("The server has all the uploads that it can hold; try again later")
-        self.held += more
 
 
 class Share:
@@ -39,20 +38,25 @@ class Share:
         self._spool = spool
         self.held = 0
 
+    def check(self, size: int) -> None:
+        """Raises ModelNotReady where so much more does not fit."""
+        self._spool.check(size, self._spool.held - self.held)
+
     def add(self, size: int) -> None:
         """Raises ModelNotReady where so much more does not fit."""
-        self._spool.take(size, self._spool.held - self.held)
+        self.check(size)
+        self._spool.held += size
         self.held += size
 
     async def filled(self, chunks: AsyncIterable[bytes], declared: int, copies: int) -> AsyncGenerator[bytes, None]:
-        """The chunks of a body that is kept `copies` times; room for the `declared` bytes is taken before the first."""
-        self.add(copies * declared)
-        room = declared
+        """The chunks of a body that is kept `copies` times.
+
+        Where the `declared` bytes do not fit, none is read. Room is taken for what has come alone, as it costs nothing
+        to declare.
+        """
+        self.check(copies * declared)
         async for chunk in chunks:
-            room -= len(chunk)
-            if room < 0:
-                self.add(copies * -room)
-                room = 0
+            self.add(copies * len(chunk))
             yield chunk
 
 

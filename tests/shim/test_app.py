@@ -57,11 +57,12 @@ def test_an_edit_is_503_while_triton_is_away(client: TestClient, png: bytes) -> 
     assert response.headers["retry-after"]
 
 
-def test_a_long_path_is_logged_in_part(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_path_and_a_long_method_are_logged_in_part(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        client.get("/" + "a" * 5000)
+        client.request("X" * 5000, "/" + "a" * 5000)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "image_edit_server"]
-    assert line.startswith(f"GET /{'a' * 199}: 404 NOT_FOUND: GET /{'a' * 199}: There is nothing at this path; ")
+    asked = f"{'X' * 20} /{'a' * 199}"
+    assert line.startswith(f"{asked}: 404 NOT_FOUND: {asked}: There is nothing at this path; ")
 
 
 @pytest.mark.parametrize("path", [path.format(model="gpt-image-1") for path in EDIT_PATHS])

@@ -37,7 +37,7 @@ async def read(chunks: list[tuple[float, bytes]], storing: float = 0.0) -> int:
 
 
 async def test_a_body_that_stops_is_given_up() -> None:
-    with pytest.raises(BodyTimeout, match=r"may take 0.2 s, .* 1 bytes have come"):
+    with pytest.raises(BodyTimeout, match=r"may be waited for 0.2 s, .* 1 bytes have come"):
         await read([(0.0, b"x"), (60.0, b"")])
 
 
@@ -50,6 +50,11 @@ async def test_silence_ends_a_body_long_before_its_time_is_over(monkeypatch: pyt
 async def test_a_body_that_trickles_is_given_up() -> None:
     with pytest.raises(BodyTimeout):
         await read([(0.05, b"x")] * 1000)
+
+
+async def test_what_came_at_once_does_not_let_the_rest_trickle() -> None:
+    with pytest.raises(BodyTimeout):
+        await read([(0.0, bytes(10**8)), *[(0.05, b"x")] * 100])
 
 
 async def test_a_large_body_has_more_time() -> None:

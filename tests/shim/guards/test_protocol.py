@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -18,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from shim.guards import protocol
+from shim.guards.framing import BYTES_PER_CHUNK, FREE_CHUNKS, MAX_HEADER_LINES
 from shim.limits import HEADER_BYTES
 
 SECONDS = 0.5  # each of the limits in these tests
@@ -34,6 +36,12 @@ async def echo(request: Request) -> Response:
     return Response(await request.body())
 
 
+async def slow(request: Request) -> Response:
+    await request.body()
+    await asyncio.sleep(SECONDS / 2)
+    return PlainTextResponse("ok")
+
+
 async def large(request: Request) -> Response:
     return StreamingResponse(slices())
 
@@ -47,7 +55,7 @@ async def slices() -> AsyncIterator[bytes]:
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     for name in ("HEAD_SECONDS", "LINGER_SECONDS", "STALL_SECONDS"):
         monkeypatch.setattr(protocol, name, SECONDS)
-    routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (ok, echo, large)]
+    routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (ok, echo, slow, large)]
     config = uvicorn.Config(
         Starlette(routes=routes), http=protocol.BoundedProtocol, ws="none", log_config=None, timeout_keep_alive=2
     )  # fmt: skip
@@ -142,6 +150,7 @@ def connect(port: int, sent: bytes = b"") -> socket.socket:
     return client
 
 
+SLOWLY = b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx"
 UNDER_WAY = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
 
 
@@ -177,13 +186,25 @@ def test_several_that_come_at_once_close_as_many(port: int) -> None:
 
 
 @pytest.mark.usefixtures("three_connections")
-def test_where_all_connections_are_in_use_no_more_are_taken(port: int) -> None:
+def test_of_those_who_send_a_body_the_one_that_began_first_makes_room(port: int) -> None:
+    """Else as many as there may be, who take their time, would keep everybody out."""
     with contextlib.ExitStack() as opened:
         busy = [opened.enter_context(connect(port, UNDER_WAY)) for _ in range(3)]
-        assert opened.enter_context(connect(port)).recv(1) == b""
-        for client in busy:
+        time.sleep(SECONDS / 5)
+        assert answer(opened.enter_context(connect(port, GET)))[0] == 200
+        assert busy[0].recv(1) == b""
+        for client in busy[1:]:
             client.sendall(b"x")
             assert answer(client)[0] == 200
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_where_all_wait_for_an_answer_no_more_connections_are_taken(port: int) -> None:
+    with contextlib.ExitStack() as opened:
+        busy = [opened.enter_context(connect(port, SLOWLY)) for _ in range(3)]
+        time.sleep(SECONDS / 5)
+        assert opened.enter_context(connect(port)).recv(1) == b""
+        assert [answer(client)[0] for client in busy] == [200] * 3
 
 
 def test_requests_that_are_sent_together_are_all_answered(client: socket.socket) -> None:
@@ -337,6 +358,28 @@ def test_how_a_chunked_body_ends_is_no_matter_of_opinion(
     else:
         with contextlib.suppress(ConnectionError):
             assert client.recv(100) == b"", "what stands behind it is not taken for a request"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "status"),
+    [([b"x"] * FREE_CHUNKS, 200), ([b"x" * BYTES_PER_CHUNK] * 2 * FREE_CHUNKS, 200), ([b"x"] * 2 * FREE_CHUNKS, 400)],
+    ids=["some small ones", "many", "many small ones"],
+)
+def test_a_body_of_very_many_small_chunks_is_refused(client: socket.socket, chunks: list[bytes], status: int) -> None:
+    with contextlib.suppress(ConnectionError):
+        client.sendall(CHUNKED + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n")
+    found, _, body = answer(client)
+    assert found == status
+    expected = f"a body of {FREE_CHUNKS + 17} chunks with fewer than {BYTES_PER_CHUNK} bytes on average"
+    assert (expected in body.decode()) == (status == 400)
+
+
+def test_a_head_may_have_some_hundreds_of_lines_and_no_more(client: socket.socket) -> None:
+    for lines, status in ((MAX_HEADER_LINES - 2, 200), (MAX_HEADER_LINES, 400)):
+        client.sendall(b"GET /ok HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * lines + b"\r\n")
+        found, _, body = answer(client)
+        assert found == status
+    assert json.loads(body)["message"] == f"Not valid HTTP/1.1: a head of more than {MAX_HEADER_LINES} lines"
 
 
 def test_a_damaged_body_is_400_in_its_dialect(client: socket.socket) -> None:

@@ -66,6 +66,17 @@ async def test_what_does_not_fit_beside_the_others_is_refused_before_it_is_read(
     assert spool.held == 0
 
 
+async def test_what_is_only_declared_keeps_nobody_out() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+
+    spool = Spool(10)
+    with spool.share() as other, spool.share() as share:
+        await anext(other.filled(endless(), 10, copies=1))
+        assert await read(share, 4, 5, declared=9) == 9
+
+
 async def test_a_body_that_declares_no_length_is_counted_as_it_comes() -> None:
     spool = Spool(10)
     with spool.share() as other, spool.share() as share:
@@ -78,7 +89,7 @@ async def test_a_body_that_declares_no_length_is_counted_as_it_comes() -> None:
 async def test_a_body_is_counted_as_often_as_it_is_kept() -> None:
     spool = Spool(10)
     with spool.share() as share:
-        await read(share, 2, 2, declared=3, copies=2)
+        await read(share, 2, 2, declared=4, copies=2)
         assert spool.held == 8
 
 
