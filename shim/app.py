@@ -30,7 +30,7 @@ from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
 from shim.guards.origin import SameOrigin
 from shim.guards.tidy_path import TidyPath
-from shim.health import health, ready
+from shim.health import VERSION, health, ready
 from shim.limits import BODIES_IN_FLIGHT, SPOOLED_BODIES
 from shim.metrics import Metrics
 from shim.openapi.description import describe
@@ -53,6 +53,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     """`drain` is shared with whoever stops the server."""
     drain = drain or Drain(settings.drain_seconds)
     metrics = Metrics(lambda: drain.edits)
+    metrics.build.labels(VERSION).set(1)
     app = Starlette(
         routes=[
             *page_routes(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from typing import Any, NotRequired, TypedDict
 
@@ -31,6 +32,8 @@ class State(TypedDict):
     request_id: str
     body_bytes: int
     dialect: NotRequired[Dialect]  # see dialect.py
+    stream: NotRequired[bool]
+    ended: NotRequired[int]  # status; of a stream that fails once it has begun, its error's
 
 
 class RequestContext:
@@ -51,15 +54,28 @@ class RequestContext:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
+                state.setdefault("ended", message["status"])
                 self._count(scope, message["status"])
             await send(message)
 
-        return await self.app(scope, receive, send_with_id)
+        started = time.monotonic()
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            self._time(scope, time.monotonic() - started)
+
+    def _time(self, scope: Scope, seconds: float) -> None:
+        state = scope["state"]
+        labels = _route(scope), state.get("ended", ANSWERS[ClientGone].status), str(state.get("stream", False)).lower()
+        self.metrics.request_seconds.labels(*labels).observe(seconds)
 
     def _count(self, scope: Scope, status: int) -> None:
-        route = scope["route"].path if "route" in scope else "none"
-        self.metrics.requests.labels(route, dialect_of(scope), status).inc()
+        self.metrics.requests.labels(_route(scope), dialect_of(scope), status).inc()
         self.metrics.body_bytes.inc(scope["state"]["body_bytes"])
+
+
+def _route(scope: Scope) -> str:
+    return scope["route"].path if "route" in scope else "none"
 
 
 async def answer_error(request: Request[Any], raised: Exception) -> Response:
@@ -76,7 +92,9 @@ async def answer_error(request: Request[Any], raised: Exception) -> Response:
 
 
 def log_error(request: Request[Any], error: ShimError) -> None:
+    """It is also what the request ended with, whatever status a stream began with."""
     answer = ANSWERS[type(error)]
+    request.state["ended"] = answer.status
     logger.log(
         logging.ERROR if answer.status >= 500 else logging.INFO,
         "%s %s: %d %s: %s",

@@ -43,6 +43,7 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
         edit = await resources.enter_async_context(
             read_edit(request, purpose, within(settings, services.told.known), services.spool, services.threads)
         )
+        request.state["stream"] = edit.stream
         if not await services.readiness.is_ready():
             raise ModelNotReady("Model is not ready yet")
         logger.info(

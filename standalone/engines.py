@@ -34,20 +34,20 @@ class EngineState:
 
 
 def parse(metrics: str) -> dict[str, EngineState]:
-    """The state of every instance, by its name, from the text of Triton's /metrics."""
+    """The state of every engine, by its name, from the text of Triton's /metrics."""
     totals: dict[str, defaultdict[str, float]] = {}
     for name, labels, value in SAMPLE.findall(metrics):
         label = dict(LABEL.findall(labels))
-        sums = totals.setdefault(label["instance"], defaultdict(float))
+        sums = totals.setdefault(label["engine"], defaultdict(float))
         sums[name] += float(value)
         if "stage" in label:
             sums[f"{name}:{label['stage']}"] += float(value)
-    return {instance: _state(sums) for instance, sums in totals.items()}
+    return {engine: _state(sums) for engine, sums in totals.items()}
 
 
 def _state(sums: defaultdict[str, float]) -> EngineState:
     return EngineState(
-        heartbeat=sums["heartbeat_seconds"],
+        heartbeat=sums["heartbeat_timestamp_seconds"],
         jobs=int(sums["jobs"]),
         away=int(sums["away"]),
         steps=sums["steps_total"],

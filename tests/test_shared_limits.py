@@ -9,9 +9,10 @@ import pytest
 from qwen_edit import request, settings
 from qwen_edit.conditioning import texts
 from qwen_edit.families import family
+from qwen_edit.metrics import about
 from qwen_edit.pictures import images, regions
 
-from shim import context, limits
+from shim import context, health, limits
 from shim.app import EDIT_PATHS
 from shim.openapi.description import describe
 from shim.reading import fields
@@ -48,6 +49,10 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
 )
 def test_a_limit_is_the_same_in_the_shim_and_in_the_model(shim: object, model: object) -> None:
     assert shim == model
+
+
+def test_the_version_is_the_same_in_the_shim_and_in_the_model() -> None:
+    assert about.VERSION == health.VERSION
 
 
 def test_the_fewest_steps_that_the_shim_passes_on_are_the_models() -> None:

@@ -17,7 +17,7 @@ from qwen_edit.engine import Engine
 from qwen_edit.errors import EditError
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Outcome, Result
-from qwen_edit.metrics import NO_PREFIXES, PrefixUsage
+from qwen_edit.metrics.protocol import NO_PREFIXES, PrefixUsage
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import Usage, Worker
 
@@ -34,12 +34,20 @@ class Watch:
     pictures: int = 0
     held: tuple[int, int] = (0, 0)  # waiting, running
     prefix_usage: PrefixUsage = NO_PREFIXES
+    begun: Counter[bool] = field(default_factory=Counter)  # runs, by whether the edit was new
+    first_steps: int = 0
 
     def edit(self, outcome: str) -> None:
         self.edits[outcome] += 1
 
     def picture(self) -> None:
         self.pictures += 1
+
+    def began(self, queue_seconds: float, encode_seconds: float, *, new: bool) -> None:
+        self.begun[new] += 1
+
+    def first_step(self, seconds: float) -> None:
+        self.first_steps += 1
 
     def step(self, jobs: int, rows: int) -> None:
         self.batches.append((jobs, rows))

@@ -463,3 +463,9 @@ def test_the_answer_tells_what_was_done(engine: TestEngine, cat: bytes) -> None:
     assert outcome.timings["output_tokens"] == 16
     assert outcome.timings["cache_hit"] is False
     assert engine.submit(edit(cat, true_cfg_scale=4.0)).wait().timings["cache_hit"] is True
+
+
+def test_how_long_an_edit_waited_is_counted_once_whatever_its_segments(engine: TestEngine, cat: bytes) -> None:
+    run_in_segments(engine.engine, [edit(cat, num_inference_steps=4)], segments=2)
+    assert engine.watch.begun == {True: 1, False: 1}
+    assert engine.watch.first_steps == 1

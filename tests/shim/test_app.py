@@ -336,6 +336,9 @@ def test_requests_are_counted(client: TestClient, png: bytes) -> None:
     assert 'shim_requests_total{dialect="classic",route="/health",status="200"} 1.0' in response.text
     assert 'shim_requests_total{dialect="classic",route="none",status="404"} 1.0' in response.text
     assert f'shim_requests_total{{dialect="classic",route="{EDITS}",status="400"}} 1.0' in response.text
+    assert f'shim_request_seconds_count{{route="{EDITS}",status="400",stream="false"}} 1.0' in response.text
+    assert f'shim_build_info{{version="{VERSION}"}} 1.0' in response.text
+    assert "_created" not in response.text
     assert "shim_edits_in_flight 0.0" in response.text
     assert re.search(r"shim_request_body_bytes_total [1-9]", response.text)
 

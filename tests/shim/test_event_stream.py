@@ -59,16 +59,21 @@ def triton() -> ScriptedTriton:
 
 
 @pytest.fixture
-def edit(triton: ScriptedTriton, monkeypatch: pytest.MonkeyPatch, png: bytes) -> Iterator[Edit]:
-    """Posts a streamed edit with these fields; `files` and `settings` are the only special ones."""
+def client(triton: ScriptedTriton, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr("shim.app.Triton", lambda url, health_url, most_bytes: triton)
     with TestClient(create_app(Settings(segment_steps=3, request_timeout_seconds=1.0))) as client:
+        yield client
 
-        def edit(name: str = "image", count: int = 1, **fields: str) -> Any:
-            files = [(name, png)] * count
-            return client.post(EDITS, data={"prompt": "p", "stream": "true", **fields}, files=files)
 
-        yield edit
+@pytest.fixture
+def edit(client: TestClient, png: bytes) -> Edit:
+    """Posts a streamed edit with these fields; `files` and `settings` are the only special ones."""
+
+    def edit(name: str = "image", count: int = 1, **fields: str) -> Any:
+        files = [(name, png)] * count
+        return client.post(EDITS, data={"prompt": "p", "stream": "true", **fields}, files=files)
+
+    return edit
 
 
 def slowly(seconds: float, then: Call = obey) -> Call:
@@ -170,13 +175,25 @@ def test_a_failure_mid_stream_is_the_last_event_in_both_dialects(
     edit: Edit, triton: ScriptedTriton, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     triton.script = [obey, failing(GenerationError("Image generation failed: no"))]
-    stream = parse(edit(name).text)
+    answer = edit(name)
+    assert answer.status_code == 200
+    stream = parse(answer.text)
     (told,) = stream.named("error")
     assert told["type"] == "error"
     assert told["error"] == {
         "message": "Image generation failed: no", "type": "server_error", "param": None, "code": "GENERATION_ERROR"
     }  # fmt: skip
     assert f"POST {EDITS}: 500 GENERATION_ERROR: Image generation failed: no" in caplog.text
+
+
+def test_a_stream_is_counted_by_how_it_ended_not_by_how_it_began(
+    edit: Edit, client: TestClient, triton: ScriptedTriton
+) -> None:
+    assert edit().status_code == 200
+    triton.script = [obey, failing(GenerationError("no"))]
+    assert edit().status_code == 200
+    counts = re.findall(r"shim_request_seconds_count\{(.*)\} (.*)", client.get("/metrics").text)
+    assert sorted(counts) == [(f'route="{EDITS}",status="{status}",stream="true"', "1.0") for status in (200, 500)]
 
 
 def test_a_bug_mid_stream_tells_nothing(edit: Edit, triton: ScriptedTriton, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,7 +102,7 @@ def steps_by_instance(server: Server) -> dict[str, int]:
     text = requests.get(server.triton_metrics, timeout=10).text
     return {
         instance: int(count)
-        for instance, count in re.findall(r'^qwen_edit_steps_total\{instance="(\w+)"\} (\d+)', text, re.MULTILINE)
+        for instance, count in re.findall(r'^qwen_edit_steps_total\{engine="(\w+)"\} (\d+)', text, re.MULTILINE)
     }
 
 

@@ -24,6 +24,8 @@ MODEL_METRICS = {
     "qwen_edit_gpu_peak_bytes", "qwen_edit_heartbeat_seconds", "qwen_edit_pictures_total", "qwen_edit_away",
     "qwen_edit_prefix_hits_total", "qwen_edit_prefix_encodes_total", "qwen_edit_prefix_recomputations_total",
     "qwen_edit_prefix_bytes",
+    "qwen_edit_heartbeat_timestamp_seconds", "qwen_edit_queue_seconds_bucket", "qwen_edit_first_step_seconds_bucket",
+    "qwen_edit_max_jobs", "qwen_edit_build_info", "qwen_edit_model_info",
 }  # fmt: skip
 LABELS = {
     "qwen_edit_edits_total": ("outcome", {"finished", "failed", "cancelled", "refused"}),
@@ -96,7 +98,7 @@ def test_triton_serves_every_metric_of_the_contract(stack: Server) -> None:
     assert {sample.name for sample in samples} >= MODEL_METRICS
     for sample in samples:
         if sample.name.startswith("qwen_edit_"):
-            assert sample.labels["instance"] == "qwen_image_edit_0_0"
+            assert sample.labels["engine"] == "qwen_image_edit_0_0"
     for name, (label, values) in LABELS.items():
         assert {sample.labels[label] for sample in samples if sample.name == name} == values
 
@@ -107,20 +109,24 @@ def test_an_edit_is_counted_by_triton_and_the_shim(alone: Server, photo: Photo) 
         alone.metric("qwen_edit_steps_total"),
     )
     before = shim_samples(alone)
+    waits = [f"qwen_edit_{name}_seconds_count" for name in ("queue", "first_step")]
+    waited = [alone.metric(name) for name in waits]
     assert post(alone, photo("cat"), n=2, steps=3).status_code == 200
+    assert [alone.metric(name) for name in waits] == [count + 2 for count in waited]
     assert alone.metric("qwen_edit_edits_total", outcome="finished") == finished + 2
     assert alone.metric("qwen_edit_steps_total") == steps + 6
     after = shim_samples(alone)
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
     assert (grown["shim_edit_seconds_count"], grown["shim_input_images_total"]) == (1, 1)
+    assert not any(name.endswith("_created") for name in after)
     assert grown["shim_output_images_total"] == 2
     assert grown["shim_request_body_bytes_total"] > len(photo("cat"))
     assert after["shim_edits_in_flight"] == 0
 
 
 def test_the_engines_heartbeat_is_fresh_while_it_is_idle(stack: Server) -> None:
-    before = stack.metric("qwen_edit_heartbeat_seconds")
-    stack.wait_for(lambda: stack.metric("qwen_edit_heartbeat_seconds") > before, seconds=10)
+    before = stack.metric("qwen_edit_heartbeat_timestamp_seconds")
+    stack.wait_for(lambda: stack.metric("qwen_edit_heartbeat_timestamp_seconds") > before, seconds=10)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")

@@ -17,22 +17,22 @@ from standalone.observer import Observer
 METRICS = """\
 # HELP qwen_edit_edits_total Edits by how they ended
 # TYPE qwen_edit_edits_total counter
-qwen_edit_edits_total{instance="one",outcome="finished"} 3
-qwen_edit_edits_total{instance="one",outcome="failed"} 1
-qwen_edit_edits_total{instance="two",outcome="finished"} 7
-qwen_edit_pictures_total{instance="one"} 9
-qwen_edit_steps_total{instance="one"} 120
-qwen_edit_rows_per_step_count{instance="one"} 40
-qwen_edit_rows_per_step_sum{instance="one"} 80
-qwen_edit_rows_per_step_bucket{instance="one",le="1"} 12
-qwen_edit_seconds_total{instance="one",stage="queue"} 100
-qwen_edit_seconds_total{instance="one",stage="encode"} 2.5
-qwen_edit_seconds_total{instance="one",stage="denoise"} 20
-qwen_edit_jobs{instance="one",state="waiting"} 2
-qwen_edit_jobs{instance="one",state="running"} 1
-qwen_edit_jobs{instance="two",state="running"} 0
-qwen_edit_away{instance="one"} 2
-qwen_edit_heartbeat_seconds{instance="one"} 1795000000.25
+qwen_edit_edits_total{engine="one",outcome="finished"} 3
+qwen_edit_edits_total{engine="one",outcome="failed"} 1
+qwen_edit_edits_total{engine="two",outcome="finished"} 7
+qwen_edit_pictures_total{engine="one"} 9
+qwen_edit_steps_total{engine="one"} 120
+qwen_edit_rows_per_step_count{engine="one"} 40
+qwen_edit_rows_per_step_sum{engine="one"} 80
+qwen_edit_rows_per_step_bucket{engine="one",le="1"} 12
+qwen_edit_seconds_total{engine="one",stage="queue"} 100
+qwen_edit_seconds_total{engine="one",stage="encode"} 2.5
+qwen_edit_seconds_total{engine="one",stage="denoise"} 20
+qwen_edit_jobs{engine="one",state="waiting"} 2
+qwen_edit_jobs{engine="one",state="running"} 1
+qwen_edit_jobs{engine="two",state="running"} 0
+qwen_edit_away{engine="one"} 2
+qwen_edit_heartbeat_timestamp_seconds{engine="one"} 1795000000.25
 nv_inference_count{model="qwen_image_edit",version="1"} 5
 """
 NOW = 1000.0  # the looker's monotonic clock
@@ -157,8 +157,8 @@ class Metrics(BaseHTTPRequestHandler):
         if self.strange:
             self.wfile.write(self.strange.pop(0))
             return
-        samples = {"heartbeat_seconds": time.time(), "jobs": 1}
-        body = "".join(f'qwen_edit_{name}{{instance="one"}} {value}\n' for name, value in samples.items()).encode()
+        samples = {"heartbeat_timestamp_seconds": time.time(), "jobs": 1}
+        body = "".join(f'qwen_edit_{name}{{engine="one"}} {value}\n' for name, value in samples.items()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -198,7 +198,7 @@ def test_an_observer_gets_over_what_is_no_answer_of_triton(observer: Observer) -
         b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nqwen_edit_jobs{",
         b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe",
         b"HTTP/1.0 200 OK\r\n\r\n" + html,
-        b'HTTP/1.0 200 OK\r\n\r\nqwen_edit_jobs{instance="one"} 1.2.3\n',
+        b'HTTP/1.0 200 OK\r\n\r\nqwen_edit_jobs{engine="one"} 1.2.3\n',
         b"HTTP/1.0 500 Oh\r\n\r\n",
     ]
     wait_for(lambda: not Metrics.strange and observer.unfinished == 1)

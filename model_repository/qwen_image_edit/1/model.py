@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
 from qwen_edit.hints import asks_about, hints
 from qwen_edit.loading.checkpoint import LoadError, find
-from qwen_edit.metrics import NO_PREFIXES, OUTCOMES, PREFIX_COUNTS, STAGES, STATES, PrefixUsage
+from qwen_edit.metrics.families import EngineMetrics
 from qwen_edit.request import TENSORS, cancelled, parse
 from qwen_edit.settings import Settings
 from qwen_edit.settings_grammar import SettingsError
@@ -66,6 +66,7 @@ class TritonPythonModel:
             from qwen_edit.control.noted import Noted
             from qwen_edit.engine import Engine
             from qwen_edit.loading.load import instance_device, load
+            from qwen_edit.metrics.about import about
             from qwen_edit.pictures.decoders import Decoders
             from qwen_edit.pictures.images import SPARE
             from qwen_edit.worker import PipelineWorker
@@ -85,7 +86,10 @@ class TritonPythonModel:
         self._limits = limits
         self._defaults = loaded.defaults
         self._about = loaded.about
-        self._metrics = TritonMetrics(args["model_instance_name"])
+        self._metrics = EngineMetrics(
+            TritonMetrics(), args["model_instance_name"], max_jobs=settings.max_jobs,
+            about=about(settings, checkpoint, str(device)),
+        )  # fmt: skip
         worker = PipelineWorker(
             loaded.pipeline,
             loaded.sizes,
@@ -104,8 +108,7 @@ class TritonPythonModel:
         for request in requests:
             reply = TritonReply(request, self._cancellations)
             try:
-                if (private_folder(self._folder) / "draining").exists():
-                    self._engine.drain()
+                self._heed_drain()
                 tensors = {
                     name: tensor.as_numpy()
                     for name in TENSORS
@@ -134,8 +137,20 @@ class TritonPythonModel:
                 log.exception("a request could not be read")
                 reply.error(Failed("the request could not be read"))
 
+    def is_ready(self) -> bool:
+        """Whether new edits should be sent here. Triton asks from 26.03 on, for its own ready endpoints."""
+        try:
+            self._heed_drain()
+        except NotPrivate:
+            return False
+        return not self._engine.draining and self._metrics.alive
+
     def finalize(self) -> None:
         self._engine.close()
+
+    def _heed_drain(self) -> None:
+        if (private_folder(self._folder) / "draining").exists():
+            self._engine.drain()
 
 
 class TritonReply:
@@ -185,89 +200,19 @@ class TritonReply:
 
 
 class TritonMetrics:
-    """The engine's metrics on Triton's own /metrics. Gauges are set at once: a restarted worker's keep old values."""
+    """Makes series on Triton's own /metrics."""
 
-    def __init__(self, instance: str) -> None:
-        self._instance = instance
-        self._families: list[Any] = []  # Triton deletes a family that nothing refers to, under its living metrics
-        self._edits = self._each("edits_total", "Edits by how they ended", "COUNTER", "outcome", OUTCOMES)
-        self._pictures = self._one("pictures_total", "Pictures and masks decoded, or refused", "COUNTER")
-        self._steps = self._one("steps_total", "Denoising steps, each job's counted", "COUNTER")
-        self._rows = self._one(
-            "rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", buckets=[1, 2, 4, 8, 16, 32, 64]
-        )
-        self._seconds = self._each("seconds_total", "Seconds spent, by stage", "COUNTER", "stage", STAGES)
-        self._away = self._one("away", "Edits between two of their segments", "GAUGE")
-        self._jobs = self._each("jobs", "Edits that the engine holds", "GAUGE", "state", STATES)
-        self._hits = self._one("cache_hits_total", "Encodings found in the conditioning cache", "COUNTER")
-        self._misses = self._one("cache_misses_total", "Encodings computed", "COUNTER")
-        self._cache_bytes = self._one("cache_bytes", "Bytes held by the conditioning cache", "GAUGE")
-        self._prefixes = [
-            self._one(f"prefix_{name}_total", description, "COUNTER") for name, description in PREFIX_COUNTS.items()
-        ]
-        self._prefix_bytes = self._one("prefix_bytes", "Bytes held of keys and values of prefixes", "GAUGE")
-        self._gpu_peak = self._one("gpu_peak_bytes", "Most bytes of GPU memory ever allocated", "GAUGE")
-        self._heartbeat = self._one("heartbeat_seconds", "Unix time at which the engine was last alive", "GAUGE")
-        self._counted = (0, 0)
-        self._prefixes_counted = NO_PREFIXES
-        self.jobs(0, 0)
-        self.away(0)
-        self.cache(0, 0, 0)
-        self.prefixes(NO_PREFIXES)
-        self.gpu_peak(0)
-        self.heartbeat(time.time())
+    def __init__(self) -> None:
+        self._families: dict[str, Any] = {}  # Triton deletes a family that nothing refers to, under its living metrics
 
-    def edit(self, outcome: str) -> None:
-        self._edits[outcome].increment(1)
-
-    def picture(self) -> None:
-        self._pictures.increment(1)
-
-    def step(self, jobs: int, rows: int) -> None:
-        self._steps.increment(jobs)
-        self._rows.observe(rows)
-
-    def seconds(self, stage: str, seconds: float) -> None:
-        self._seconds[stage].increment(seconds)
-
-    def jobs(self, waiting: int, running: int) -> None:
-        self._jobs["waiting"].set(waiting)
-        self._jobs["running"].set(running)
-
-    def away(self, edits: int) -> None:
-        self._away.set(edits)
-
-    def cache(self, hits: int, misses: int, size: int) -> None:
-        self._hits.increment(hits - self._counted[0])
-        self._misses.increment(misses - self._counted[1])
-        self._counted = hits, misses
-        self._cache_bytes.set(size)
-
-    def prefixes(self, usage: PrefixUsage) -> None:
-        for counter, now, before in zip(self._prefixes, usage, self._prefixes_counted, strict=False):
-            counter.increment(now - before)
-        self._prefixes_counted = usage
-        self._prefix_bytes.set(usage.bytes)
-
-    def gpu_peak(self, size: int) -> None:
-        self._gpu_peak.set(size)
-
-    def heartbeat(self, unix_seconds: float) -> None:
-        self._heartbeat.set(unix_seconds)
-
-    def _one(self, name: str, description: str, kind: str, **options: Any) -> Any:
-        return Exclusive(self._family(name, description, kind).Metric(labels={"instance": self._instance}, **options))
-
-    def _each(self, name: str, description: str, kind: str, label: str, values: tuple[str, ...]) -> dict[str, Any]:
-        family = self._family(name, description, kind)
-        return {value: Exclusive(family.Metric(labels={"instance": self._instance, label: value})) for value in values}
-
-    def _family(self, name: str, description: str, kind: str) -> Any:
-        family = pb_utils.MetricFamily(
-            name=f"qwen_edit_{name}", description=description, kind=getattr(pb_utils.MetricFamily, kind)
-        )
-        self._families.append(family)
-        return family
+    def __call__(
+        self, name: str, description: str, kind: str, labels: Mapping[str, str], buckets: Sequence[float] = ()
+    ) -> Any:
+        if name not in self._families:
+            kind = getattr(pb_utils.MetricFamily, kind)
+            self._families[name] = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+        options = {"buckets": list(buckets)} if buckets else {}
+        return Exclusive(self._families[name].Metric(labels=dict(labels), **options))
 
 
 def _text(ask: Callable[[], object]) -> str:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from qwen_edit.errors import BadRequest
-from qwen_edit.metrics import PrefixUsage
+from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.request import EditRequest
 
 from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline

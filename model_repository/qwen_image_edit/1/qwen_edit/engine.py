@@ -22,7 +22,7 @@ from qwen_edit.device_errors import DeviceError, failure, is_device_error, is_ou
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
 from qwen_edit.intake import Intake
 from qwen_edit.job import Job, Phase, Reply, in_order
-from qwen_edit.metrics import Metrics
+from qwen_edit.metrics.protocol import Metrics
 from qwen_edit.request import EditRequest
 from qwen_edit.scheduling.line import Line
 from qwen_edit.scheduling.pace import Pace
@@ -67,9 +67,9 @@ class Engine:
         self._arrivals: list[Job] = []  # prepared ones on their way there
         self._ask_everybody_at = 0.0
         self._failures_in_a_row = 0
-        self._draining = False
+        self.draining = False
         self._closed = False
-        self._changed = threading.Condition()  # guards _line, _arrivals, _draining, _closed
+        self._changed = threading.Condition()  # guards _line, _arrivals, draining, _closed
         self._intake = Intake(worker, self._on_prepared, metrics.picture)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -79,7 +79,7 @@ class Engine:
         job = Job(request, reply, next(self._numbers), expected=self._worker.expected_tokens(request))
         with self._changed:
             try:
-                if self._draining and not request.continued:
+                if self.draining and not request.continued:
                     raise Draining("the server is stopping: send the edit to another, or again later")
                 self._line.join(job, time.monotonic(), self._stepper.budget)
             except (Draining, QueueFull):
@@ -95,12 +95,12 @@ class Engine:
     def drain(self) -> None:
         """Refuses new edits from now on; those under way, and continued ones, are still served."""
         with self._changed:
-            self._draining = True
+            self.draining = True
 
     def close(self) -> None:
         """Drains, finishes the jobs it has, and ends the threads."""
         with self._changed:
-            self._draining = self._closed = True
+            self.draining = self._closed = True
             self._changed.notify_all()
         self._thread.join()
         self._intake.close()
@@ -216,8 +216,7 @@ class Engine:
         job.times.cache_hit = self._worker.usage().cache_misses == misses
         if not job.times.cache_hit:
             self._pace.encoded(job.row_tokens, job.times.encode)
-        self._metrics.seconds("queue", job.times.queue)
-        self._metrics.seconds("encode", job.times.encode)
+        self._metrics.began(job.times.queue, job.times.encode, new=not job.request.continued)
         return True
 
     def _stepped(self, advanced: list[Job], elapsed: float) -> None:
@@ -227,6 +226,8 @@ class Engine:
             job.times.denoise += elapsed
             job.times.steps += 1
             job.times.rows += rows
+            if job.times.steps == 1 and not job.request.continued:
+                self._metrics.first_step(time.monotonic() - job.times.submitted)
         if advanced:
             self._failures_in_a_row = 0
             self._pace.stepped(advanced, elapsed)

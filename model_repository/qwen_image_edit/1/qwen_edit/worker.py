@@ -19,7 +19,7 @@ from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.job import Job, Result
-from qwen_edit.metrics import PrefixUsage
+from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.pictures import decoding
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline

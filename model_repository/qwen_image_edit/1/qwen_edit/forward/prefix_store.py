@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from qwen_edit.metrics import PrefixUsage
+from qwen_edit.metrics.protocol import PrefixUsage
 
 REMEMBERED = 4096  # prefixes of which is known that they were made before
 

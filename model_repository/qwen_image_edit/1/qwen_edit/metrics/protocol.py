@@ -1,4 +1,4 @@
-"""What the engine tells about itself; `model.py` makes Triton metrics of it."""
+"""What the engine tells about itself."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ class Metrics(Protocol):
 
     def picture(self) -> None:
         """One more picture or mask was decoded, or refused."""
+
+    def began(self, queue_seconds: float, encode_seconds: float, *, new: bool) -> None:
+        """A run of an edit is encoded; `new` unless the edit goes on from an earlier run."""
+
+    def first_step(self, seconds: float) -> None:
+        """A new edit has made a step, so many seconds after the engine took it."""
 
     def step(self, jobs: int, rows: int) -> None:
         """One forward step was made for `jobs` jobs in `rows` rows."""

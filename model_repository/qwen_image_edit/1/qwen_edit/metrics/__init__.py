@@ -1,0 +1,1 @@
+"""What an engine tells about itself, and the Prometheus metrics that are made of it."""
