@@ -61,7 +61,7 @@ def main() -> int:
         logger.warning(OPEN, settings.host, settings.port)
     logging.getLogger("asyncio").addFilter(OnceAWhile("socket.accept() out of system resource"))
     raise_file_limit()
-    drain = Drain(settings.drain_seconds)
+    drain = Drain(settings.drains_for)
     app: Callable[..., Awaitable[None]] = create_app(settings, drain)
     config = uvicorn.Config(
         app,

@@ -51,7 +51,7 @@ EDIT_PATHS, GENERATION_PATHS = (
 
 def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     """`drain` is shared with whoever stops the server."""
-    drain = drain or Drain(settings.drain_seconds)
+    drain = drain or Drain(settings.drains_for)
     metrics = Metrics(lambda: drain.edits)
     metrics.build.labels(VERSION).set(1)
     app = Starlette(

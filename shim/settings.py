@@ -144,12 +144,13 @@ class Settings:
         "How long a request's body may be waited for; every 64 KiB that come give a second of it back. 10 seconds "
         "without a byte end it too.",
     )
-    drain_seconds: float = setting(
+    drain_seconds: float | None = setting(
         "DRAIN_SECONDS",
         number(0, 86_400),
-        60.0,
-        "How long edits in progress may take to finish after SIGTERM. `stop_grace_period` in docker-compose.yml has to "
-        "be longer. Under `make serve` they get 2 seconds, whatever is set here.",
+        None,
+        "How long edits in progress may take to finish after SIGTERM. Empty: 60 for a Triton, whose edits go on "
+        "elsewhere, and for the shim, whose edits end with it, 10 more than `REQUEST_TIMEOUT_SECONDS`. "
+        "`stop_grace_period` in docker-compose.yml has to be longer. Under `make serve` they get 2 seconds.",
     )
     allowed_image_hosts: tuple[str, ...] = setting(
         "ALLOWED_IMAGE_HOSTS",
@@ -200,6 +201,11 @@ class Settings:
     def most_references(self) -> int:
         """Whatever the model takes is taken here, unless a number is set."""
         return self.max_references or MOST_REFERENCES
+
+    @property
+    def drains_for(self) -> float:
+        """Seconds: by default what the longest request takes, since its latents and its client are here."""
+        return self.request_timeout_seconds + 10 if self.drain_seconds is None else self.drain_seconds
 
     @property
     def is_open(self) -> bool:

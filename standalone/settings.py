@@ -11,6 +11,7 @@ from typing import Self
 from standalone.processes import PROJECT
 from standalone.settings_grammar import Cast, boolean, choice, integer, number, read, setting, text, verbatim
 
+DRAIN_SECONDS = 60.0
 PORTS_APART = 10  # between the servers of one machine
 
 
@@ -72,12 +73,13 @@ class Settings:
         100 * 2**20,
         "Bytes of the largest HTTP request body. Triton's own limit is set 16 MiB higher.",
     )
-    drain_seconds: float = setting(
+    drain_seconds: float | None = setting(
         "DRAIN_SECONDS",
         number(0, 86_400),
-        60.0,
-        "How long edits in progress may take to finish after SIGTERM. `stop_grace_period` in docker-compose.yml has to "
-        "be longer. Under `make serve` they get 2 seconds, whatever is set here.",
+        None,
+        "How long edits in progress may take to finish after SIGTERM. Empty: 60 for a Triton, whose edits go on "
+        "elsewhere, and for the shim, whose edits end with it, 10 more than `REQUEST_TIMEOUT_SECONDS`. "
+        "`stop_grace_period` in docker-compose.yml has to be longer. Under `make serve` they get 2 seconds.",
     )
     one_server_per_gpu: bool = setting(
         "ONE_SERVER_PER_GPU",
@@ -133,6 +135,11 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         return read(cls, environ)
+
+    @property
+    def drains_for(self) -> float:
+        """Seconds."""
+        return DRAIN_SECONDS if self.drain_seconds is None else self.drain_seconds
 
     @property
     def server_ports(self) -> dict[str, int]:

@@ -108,8 +108,8 @@ class Supervisor:
         self.phase = Phase.DRAINING
         (private_folder(self.plan.control_dir) / DRAINING).touch()
         now = self._busy_at = time.monotonic()
-        self._drain_until = now + self.plan.settings.drain_seconds
-        log.info("%s: draining for at most %.0f s", self.plan.name, self.plan.settings.drain_seconds)
+        self._drain_until = now + self.plan.settings.drains_for
+        log.info("%s: draining for at most %.0f s", self.plan.name, self.plan.settings.drains_for)
 
     def stop(self, seconds: float = TRITON_STOP_SECONDS) -> None:
         """Ends the server; what it does not finish within `seconds` is lost."""

@@ -22,7 +22,7 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.max_outputs_per_request == 16
     assert settings.max_jobs_per_request == 4
     assert settings.request_timeout_seconds == 290
-    assert settings.drain_seconds == 60
+    assert settings.drains_for == settings.request_timeout_seconds + 10
     assert settings.allowed_image_hosts == ()
     assert settings.cors_origins == ()
     assert (settings.log_level, settings.log_prompts, settings.log_format) == ("INFO", True, "text")
