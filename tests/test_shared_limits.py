@@ -9,7 +9,7 @@ import pytest
 from qwen_edit import request, settings
 from qwen_edit.conditioning import texts
 from qwen_edit.families import family
-from qwen_edit.metrics import about
+from qwen_edit.loading import identity
 from qwen_edit.pictures import images, regions
 
 from shim import context, health, limits
@@ -52,7 +52,7 @@ def test_a_limit_is_the_same_in_the_shim_and_in_the_model(shim: object, model: o
 
 
 def test_the_version_is_the_same_in_the_shim_and_in_the_model() -> None:
-    assert about.VERSION == health.VERSION
+    assert identity.VERSION == health.VERSION
 
 
 def test_the_fewest_steps_that_the_shim_passes_on_are_the_models() -> None:

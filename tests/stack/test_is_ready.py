@@ -10,6 +10,7 @@ from tests.kit.servers import PROJECT
 from tests.kit.stacks import supervise
 
 ASKING = """
+import threading
 
 class Asked(TritonPythonModel):
     def initialize(self, args):

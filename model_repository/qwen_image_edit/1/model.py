@@ -65,8 +65,8 @@ class TritonPythonModel:
             self._folder = private_folder(Path(folder))
             from qwen_edit.control.noted import Noted
             from qwen_edit.engine import Engine
+            from qwen_edit.loading.identity import identity
             from qwen_edit.loading.load import instance_device, load
-            from qwen_edit.metrics.about import about
             from qwen_edit.pictures.decoders import Decoders
             from qwen_edit.pictures.images import SPARE
             from qwen_edit.worker import PipelineWorker
@@ -88,7 +88,7 @@ class TritonPythonModel:
         self._about = loaded.about
         self._metrics = EngineMetrics(
             TritonMetrics(), args["model_instance_name"], max_jobs=settings.max_jobs,
-            about=about(settings, checkpoint, str(device)),
+            about=identity(settings, checkpoint, str(device)),
         )  # fmt: skip
         worker = PipelineWorker(
             loaded.pipeline,

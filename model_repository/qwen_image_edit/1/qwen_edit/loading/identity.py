@@ -12,7 +12,7 @@ from qwen_edit.settings import Settings
 VERSION = "2.0.0"  # of everything in this repository, whose shim/health.py says it too
 
 
-def about(settings: Settings, checkpoint: Checkpoint, device: str) -> dict[str, dict[str, str]]:
+def identity(settings: Settings, checkpoint: Checkpoint, device: str) -> dict[str, dict[str, str]]:
     """Labels by the metric's name."""
     loading = settings.loading
     return {
