@@ -51,6 +51,7 @@ class Edit:
     output_format: str
     output_compression: int
     background: str  # auto, opaque or transparent
+    cache: str  # preset of the step cache; auto: the model's own
     stream: bool
     partial_images: int  # of each output, in a stream
     fields: Mapping[str, str]  # the model's tensor → the client's name for it
@@ -139,13 +140,14 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
         output_format=given[fields.OUTPUT_FORMAT],
         output_compression=given[fields.OUTPUT_COMPRESSION],
         background=_background(given),
+        cache=given[fields.CACHE],
         stream=given[fields.STREAM],
         partial_images=given[fields.PARTIAL_IMAGES],
         fields={
             **({"image": images[0].name} if images else {}),
             "num_inference_steps": given.spelling(fields.STEPS),
             "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
-            **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed", "background")},
+            **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed", "background", "cache")},
         },
     )
 

@@ -29,6 +29,14 @@ STAGES = ("queue", "encode", "denoise", "decode")  # in the model's timings, sec
 
 
 @dataclass(frozen=True)
+class History:
+    """Goes back to the model as it came."""
+
+    name: str
+    velocity: npt.NDArray[np.float32]  # (tokens, channels)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a segment, in the model's words."""
 
@@ -43,6 +51,7 @@ class Outcome:
     latents: npt.NDArray[np.float32] | None  # (tokens, channels), of one that stopped before
     preview: npt.NDArray[np.uint8] | None  # (H, W, 3)
     alpha: npt.NDArray[np.uint8] | None = None  # (H, W), of a finished edit that is not opaque
+    history: History | None = None  # of one that stopped before a step that the model's step cache spares
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Segment:
     start: int = 0
     stop: int | None = None  # None: the last step
     latents: npt.NDArray[np.float32] | None = None
+    history: History | None = None
     preview: bool = False
     named: bool = False  # its pictures are named instead of sent
 
@@ -70,6 +80,7 @@ class Segment:
             true_cfg_scale=outcome.true_cfg_scale,
             start=outcome.step,
             latents=outcome.latents,
+            history=outcome.history,
             # The source of a mask is needed whole, so its name is no help.
             named=outcome.named and bool(self.job.references) and self.job.edit.mask is None,
             standing=replace(self.standing, order=outcome.order),
@@ -222,11 +233,18 @@ def back_off() -> Iterator[float]:
 
 
 def _without_pixels(outcome: Outcome) -> Outcome:
-    return replace(outcome, image=None, latents=None, preview=None, alpha=None)
+    return replace(outcome, image=None, latents=None, preview=None, alpha=None, history=None)
 
 
 def _timings(outcomes: list[Outcome]) -> dict[str, Any]:
     """The last segment's, with the stages' seconds of all; the encodings of later ones come from the cache."""
     seconds = {stage: round(sum(outcome.timings.get(stage, 0.0) for outcome in outcomes), 6) for stage in STAGES}
     first = outcomes[0].timings
-    return {**outcomes[-1].timings, **seconds, "cache_hit": first.get("cache_hit"), "segments": len(outcomes)}
+    skipped = sum(outcome.timings.get("skipped", 0) for outcome in outcomes)
+    return {
+        **outcomes[-1].timings,
+        **seconds,
+        "skipped": skipped,
+        "cache_hit": first.get("cache_hit"),
+        "segments": len(outcomes),
+    }

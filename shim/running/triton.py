@@ -20,7 +20,7 @@ from shim.running.abilities import Abilities, abilities_of
 from shim.running.byte_gate import ByteGate
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
-from shim.running.segments import Outcome, Segment
+from shim.running.segments import History, Outcome, Segment
 
 MODEL = "qwen_image_edit"
 CONNECT_SECONDS = 5.0
@@ -151,9 +151,16 @@ class Triton:
                 await self._post(body, edit_id)
 
 
-def wishes(segment: Segment) -> dict[str, float | int | str]:
+def wishes(segment: Segment) -> dict[str, str]:
     """What older models pass over."""
-    return {"background": "transparent"} if segment.job.edit.background == "transparent" else {}
+    edit, wished = segment.job.edit, {}
+    if edit.background == "transparent":
+        wished["background"] = edit.background
+    if edit.cache != "auto":
+        wished["cache"] = edit.cache
+    if segment.history is not None:
+        wished["history"] = segment.history.name
+    return wished
 
 
 def servers_of(health: bytes) -> int:
@@ -194,6 +201,9 @@ def _tensors(segment: Segment) -> Iterator[Tensor]:
     if segment.latents is not None:
         yield numbers("start_step", "INT32", segment.start)
         yield Tensor("latents", "FP32", (1, *segment.latents.shape), (segment.latents.data.cast("B"),))
+    if segment.history is not None:  # only what an answer brought: older models do not know the tensor
+        velocity = segment.history.velocity
+        yield Tensor("history", "FP32", (1, *velocity.shape), (velocity.data.cast("B"),))
 
 
 def outcome(content: bytes, headers: Mapping[str, str], segment: Segment) -> Outcome:
@@ -210,6 +220,7 @@ def outcome(content: bytes, headers: Mapping[str, str], segment: Segment) -> Out
 def _parse(tensors: Tensors) -> Outcome:
     timings = json.loads(tensors.get("timings").item())
     order = timings.pop("order", None)
+    name, velocity = timings.pop("history", ""), tensors.get("history")
     return Outcome(
         step=int(tensors.get("step").item()),
         steps=int(tensors.get("num_inference_steps").item()),
@@ -222,6 +233,7 @@ def _parse(tensors: Tensors) -> Outcome:
         latents=tensors.get("latents"),
         preview=tensors.get("preview_image"),
         alpha=tensors.get("alpha"),
+        history=History(name, velocity) if name and velocity is not None else None,
     )
 
 

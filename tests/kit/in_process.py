@@ -32,6 +32,7 @@ class Watch:
     batches: list[tuple[int, int]] = field(default_factory=list)  # (jobs, rows) of every step
     cache_counts: tuple[int, int] = (0, 0)  # hits, misses
     pictures: int = 0
+    steps_spared: int = 0
     held: tuple[int, int] = (0, 0)  # waiting, running
     prefix_usage: PrefixUsage = NO_PREFIXES
     begun: Counter[bool] = field(default_factory=Counter)  # runs, by whether the edit was new
@@ -51,6 +52,9 @@ class Watch:
 
     def step(self, jobs: int, rows: int) -> None:
         self.batches.append((jobs, rows))
+
+    def ended(self, decode_seconds: float, *, spared: int) -> None:
+        self.steps_spared += spared
 
     def seconds(self, stage: str, seconds: float) -> None:
         pass

@@ -20,7 +20,8 @@ from tests.kit.servers import Server, free_ports, serve_shim
 
 MODEL_METRICS = {
     "qwen_edit_edits_total", "qwen_edit_steps_total", "qwen_edit_rows_per_step_bucket", "qwen_edit_seconds_total",
-    "qwen_edit_jobs", "qwen_edit_cache_hits_total", "qwen_edit_cache_misses_total", "qwen_edit_cache_bytes",
+    "qwen_edit_steps_spared_total", "qwen_edit_jobs",
+    "qwen_edit_cache_hits_total", "qwen_edit_cache_misses_total", "qwen_edit_cache_bytes",
     "qwen_edit_gpu_peak_bytes", "qwen_edit_heartbeat_seconds", "qwen_edit_pictures_total", "qwen_edit_away",
     "qwen_edit_prefix_hits_total", "qwen_edit_prefix_encodes_total", "qwen_edit_prefix_recomputations_total",
     "qwen_edit_prefix_bytes",

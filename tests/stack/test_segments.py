@@ -153,3 +153,16 @@ def test_one_whose_triton_never_comes_back_ends_at_the_time_limit(stack: Server,
         assert response.json()["error"]["code"] == "GENERATION_TIMEOUT"
         assert response.headers["x-should-retry"] == "false"
         assert time.monotonic() - started >= 2
+
+
+def test_the_step_cache_makes_one_picture_in_segments_and_in_one_piece(
+    alone: Server, segmented: Server, whole: Server, photo: Photo
+) -> None:
+    fields = {"cache": "mild", "num_inference_steps": "12"}
+    spared = alone.metric("qwen_edit_steps_spared_total")
+    steps = alone.metric("qwen_edit_steps_total")
+    in_segments = edit(segmented, photo("cat"), **fields)
+    assert alone.metric("qwen_edit_steps_spared_total") - spared == 4
+    assert alone.metric("qwen_edit_steps_total") - steps == 8
+    assert edit(whole, photo("cat"), **fields) == in_segments
+    assert edit(whole, photo("cat"), **(fields | {"cache": "off"})) != in_segments

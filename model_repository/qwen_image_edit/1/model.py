@@ -170,6 +170,7 @@ class TritonReply:
             "image": outcome.image,
             "alpha": outcome.alpha,
             "latents": outcome.latents,
+            "history": outcome.history,
             "preview_image": outcome.preview,
             "step": np.array([outcome.step], np.int32),
             "num_inference_steps": np.array([request.num_inference_steps], np.int32),

@@ -189,10 +189,10 @@ class Engine:
         """One step for the next batch: those whose run is done."""
         batch = self._worker.fitting(next_batch(self._prepared, self._stepper.budget, in_order))
         batch = [job for job in batch if self._encoded(job)]
-        if not batch:
-            return []
-        moved = self._clock.run(lambda: self._stepper.step(batch))
-        return [job for job in moved if job.state.step >= job.request.stop_step]
+        ended = [job for job in batch if job.at_stop]  # by steps that needed no forward
+        due = [job for job in batch if not job.at_stop]
+        moved = self._clock.run(lambda: self._stepper.step(due)) if due else []
+        return ended + [job for job in moved if job.at_stop]
 
     def _encoded(self, job: Job) -> bool:
         """Encodes a waiting job; False where that failed and was answered."""
@@ -243,7 +243,7 @@ class Engine:
             self._fail(job, error)
             return
         job.times.decode = time.monotonic() - started
-        self._metrics.seconds("decode", job.times.decode)
+        self._metrics.ended(job.times.decode, spared=job.state.spared)
         if job.finished:
             self._pace.decoded(job.row_tokens, job.times.decode)
             self._metrics.edit("finished")

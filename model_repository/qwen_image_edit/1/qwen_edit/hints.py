@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwen_edit.errors import BadRequest, shown
+from qwen_edit.settings import STEP_CACHES
 
 MAX_SECONDS = 3600.0  # an edit counts as no older, and a caller as waiting no longer
 MAX_ORDER_SECONDS = 86_400.0
@@ -32,6 +33,8 @@ class Hints:
     pictures: tuple[bytes, ...] = ()  # SHA-256 of the reference images of a continued edit, instead of their bytes
     siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
     transparent: bool = False  # the background that is asked for
+    cache: str | None = None  # preset of the step cache; None: the server's
+    history: str = ""  # what an earlier answer said of its `history`
 
 
 NO_HINTS = Hints()
@@ -51,6 +54,8 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         pictures=_pictures(given),
         siblings=math.ceil(_siblings(given) / instances),
         transparent=_background(given) == "transparent",
+        cache=_cache(given),
+        history=str(given.get("history", "")),
     )
 
 
@@ -102,6 +107,13 @@ def _background(given: Mapping[str, object]) -> object:
     if background not in ("auto", "transparent"):
         raise BadRequest("background", f"{shown(background)}: auto or transparent is allowed")
     return background
+
+
+def _cache(given: Mapping[str, object]) -> str | None:
+    cache = given.get("cache")
+    if cache is not None and cache not in STEP_CACHES:
+        raise BadRequest("cache", f"{shown(cache)}: {' or '.join(STEP_CACHES)} is allowed")
+    return None if cache is None else str(cache)
 
 
 def _siblings(given: Mapping[str, object]) -> int:

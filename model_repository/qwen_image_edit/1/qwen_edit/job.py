@@ -15,6 +15,7 @@ from qwen_edit.conditioning.preparation import Prepared
 from qwen_edit.errors import EditError
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.denoise import Denoising
+from qwen_edit.forward.skipping import plan_at
 from qwen_edit.pictures.decoding import Picture
 from qwen_edit.request import EditRequest
 
@@ -26,6 +27,7 @@ class Result:
     image: Picture | None = None  # RGB
     alpha: npt.NDArray[np.uint8] | None = None  # (height, width), of a picture that is not opaque
     latents: npt.NDArray[np.float32] | None = None  # (tokens, channels)
+    history: npt.NDArray[np.float32] | None = None  # (tokens, channels), the velocity that the next step goes on with
     preview: Picture | None = None
 
 
@@ -40,6 +42,7 @@ class Outcome:
     latents: npt.NDArray[np.float32] | None
     preview: Picture | None
     alpha: npt.NDArray[np.uint8] | None
+    history: npt.NDArray[np.float32] | None = None
 
 
 class Reply(Protocol):
@@ -111,15 +114,19 @@ class Job:
         return self.replaced or self.reply.cancelled()
 
     @property
+    def at_stop(self) -> bool:
+        """Whether this run of the edit is done."""
+        return self.state.step >= self.request.stop_step
+
+    @property
     def finished(self) -> bool:
         """Whether the whole edit is, and not only this run of it."""
         return self.state.step >= self.request.num_inference_steps
 
     @property
     def steps_left(self) -> int:
-        """Of the whole edit, whatever this run of it was asked for."""
-        done = self.state.step if self.phase is Phase.RUNNING else self.request.start_step
-        return self.request.num_inference_steps - done
+        """Of the whole edit that need a forward, whatever this run of it was asked for."""
+        return self.request.forwards(self.state.step if self.phase is Phase.RUNNING else self.request.start_step)
 
     @property
     def geometry(self) -> Geometry:
@@ -138,16 +145,17 @@ class Job:
         return [image_tokens + prompt.tokens for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:
-        return Outcome(
-            self.request, self.state.step, self.timings(), result.image, result.latents, result.preview, result.alpha
-        )
+        pixels = result.image, result.latents, result.preview, result.alpha, result.history
+        return Outcome(self.request, self.state.step, self.timings(), *pixels)
 
     def account(self) -> str:
         """What was done, for the log."""
         times, done = self.times, "finished" if self.finished else "stopped"
+        steps = times.steps or 1
+        spared = f" ({self.state.spared} without a forward)" if self.state.spared else ""
         return (
-            f"{done} after step {self.state.step} of {self.request.num_inference_steps}, "
-            f"{times.denoise / times.steps:.3f} s a step in {times.rows / times.steps:.1f} rows, "
+            f"{done} after step {self.state.step} of {self.request.num_inference_steps}{spared}, "
+            f"{times.denoise / steps:.3f} s a step in {times.rows / steps:.1f} rows, "
             f"queue {times.queue:.3f} s, encode {times.encode:.3f} s, decode {times.decode:.3f} s"
         )
 
@@ -160,6 +168,8 @@ class Job:
             "decode": round(times.decode, 6),
             "rows": round(times.rows / times.steps, 3) if times.steps else 0,
             "cache_hit": times.cache_hit,
+            "skipped": self.state.spared,
+            "history": plan_at(self.state.step, self.request.num_inference_steps, self.request.cache),
             "named": True,  # a continued call may name its pictures
             "order": round(self.place - time.monotonic(), 6),
             "text_tokens": self.prepared.prompt.tokens,

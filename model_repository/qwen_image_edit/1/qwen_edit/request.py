@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.family import SOURCE, Size
+from qwen_edit.forward.resumed import left_by
+from qwen_edit.forward.skipping import computed, plan_at
 from qwen_edit.hints import NO_HINTS, Hints, age_of
-from qwen_edit.settings import MAX_SEED, MIN_SIDE, Limits
+from qwen_edit.settings import MAX_SEED, MIN_SIDE, OFF, Limits
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +26,6 @@ MAX_ASPECT = 8  # longer side over shorter side
 MAX_TRUE_CFG_SCALE = 20.0
 MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
 MAX_PREVIEW_SIDE = 1024  # pixels
-MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
 MAX_REQUEST_ID = 128  # characters that a log line carries
 CALL = re.compile(r"\.[0-9]+$")  # at the end of a request's id: which of its edit's calls it is
 MAX_CANCELLED_ID = 256  # bytes
@@ -42,6 +43,7 @@ TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "start_step": ("i", (1,)),
     "stop_step": ("i", (1,)),
     "latents": ("f", (-1, -1)),
+    "history": ("f", (-1, -1)),
     "preview": ("i", (1,)),
     "arrival": ("f", (1,)),
     "cancel": ("O", (1,)),
@@ -58,6 +60,7 @@ class Defaults:
     fixed_steps: int | None = None  # of every edit, where the checkpoint knows no other number
     references: tuple[int, int] = (1, 3)  # least and most of an edit
     transparent_wording: tuple[str, str] | None = None  # None: its pictures are opaque
+    cache: str = OFF  # preset of the step cache
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class EditRequest:
     caller: str = ""  # empty: like nobody else
     pictures: tuple[bytes, ...] = ()  # SHA-256 of the reference images, where `images` is empty
     siblings: int = 1  # edits that are taken or refused with this one, itself included
+    cache: str = OFF  # preset of the step cache
+    history: npt.NDArray[np.float32] | None = None  # (tokens, channels): the velocity that `start_step` goes on with
 
     @property
     def guided(self) -> bool:
@@ -93,6 +98,10 @@ class EditRequest:
     @property
     def continued(self) -> bool:
         return self.start_step > 0
+
+    def forwards(self, done: int = 0) -> int:
+        """Steps after the first `done` that are not spared by the step cache."""
+        return computed(done, self.num_inference_steps, self.num_inference_steps, self.cache)
 
 
 def parse(
@@ -115,7 +124,8 @@ def parse(
     start, stop = _segment(values, steps)
     if start > 0 and "seed" not in values:
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
-    latents = _latents(values, start)
+    cache = hints.cache or defaults.cache
+    latents, history = left_by(values, start, plan=plan_at(start, steps, cache), history_of=hints.history)
     told = float(values["arrival"][0]) if "arrival" in values and hints.age is None else None
     age = hints.age if told is None else age_of(told, unix_now)
     pictures = () if start == 0 or "image" in values else hints.pictures
@@ -143,6 +153,8 @@ def parse(
         caller=hints.caller,
         pictures=pictures,
         siblings=hints.siblings,
+        cache=cache,
+        history=history,
     )
 
 
@@ -256,21 +268,6 @@ def _segment(values: Mapping[str, Array], steps: int) -> tuple[int, int]:
     if stop <= start:
         raise BadRequest("stop_step", f"{stop}: more than start_step ({start}) is allowed, or -1 for the end")
     return start, stop
-
-
-def _latents(values: Mapping[str, Array], start_step: int) -> npt.NDArray[np.float32] | None:
-    if start_step == 0:
-        if "latents" in values:
-            raise BadRequest("latents", "latents without start_step > 0: leave them out of a run's first call")
-        return None
-    if "latents" not in values:
-        raise BadRequest("latents", f"missing, with start_step {start_step}: send those of the stopped run")
-    latents = values["latents"]
-    if not np.isfinite(latents).all():
-        raise BadRequest("latents", "NaN or infinite values: send the latents of the stopped run unchanged")
-    if latents.size and np.abs(latents).max() > MAX_LATENT:
-        raise BadRequest("latents", f"values over {MAX_LATENT:g}: send the latents of the stopped run unchanged")
-    return latents.astype(np.float32, copy=True)
 
 
 def _integer(values: Mapping[str, Array], name: str, default: int, low: int, high: int) -> int:

@@ -15,9 +15,10 @@ from qwen_edit.conditioning.preparation import Preparation, Prepared, Preparing
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import Failed
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting
+from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting, skip
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
+from qwen_edit.forward.skipping import skipped
 from qwen_edit.job import Job, Result
 from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.pictures import decoding
@@ -116,7 +117,7 @@ class PipelineWorker:
         prepared, request, geometry, conditioner = job.prepared, job.request, job.geometry, self._conditioner
         noise = self._pipeline.noise(request.seed, geometry.output)
         negative = prepared.negative_prompt
-        return Denoising(
+        state = Denoising(
             geometry=geometry,
             latents=noise if request.latents is None else torch.from_numpy(request.latents).to(self.device),
             references=()
@@ -132,7 +133,12 @@ class PipelineWorker:
             step=request.start_step,
             inpainting=self._inpainting(prepared, noise),
             keep_clean_at=request.stop_step if request.preview else None,
+            stop=request.stop_step,
+            skipped=skipped(request.num_inference_steps, request.cache),
+            velocity=None if request.history is None else torch.from_numpy(request.history).to(self.device),
         )
+        skip(state)
+        return state
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         self._denoiser.step([job.state for job in jobs], rows_per_forward=rows_per_forward)
@@ -146,10 +152,12 @@ class PipelineWorker:
             picture, mask = decoding.picture(pipeline, state.latents, geometry), job.prepared.mask
             image, alpha = decoding.apart(mask.composite(picture, pipeline.latent_pixels) if mask else picture)
             return Result(image=image, alpha=alpha)
+        kept = state.velocity if state.step in state.skipped else None
+        history = None if kept is None else kept.cpu().numpy()
         if state.clean is None:
-            return Result(latents=latents)
+            return Result(latents=latents, history=history)
         preview = decoding.preview(pipeline, state.clean, geometry, job.request.preview)
-        return Result(latents=latents, preview=decoding.on_white(preview))
+        return Result(latents=latents, history=history, preview=decoding.on_white(preview))
 
     def free_memory(self, *, encodings: bool) -> None:
         self._prefixes.clear()

@@ -189,6 +189,7 @@ def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline, m
         negative_prompt=first(settings.default_negative_prompt, serving.get("negative_prompt"), family.negative_prompt),
         references=(family.least_references, max_references),
         transparent_wording=family.transparent_wording,
+        cache=settings.step_cache,
         fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )
 

@@ -53,6 +53,7 @@ class EngineMetrics:
         self._edits = self._each("edits_total", "Edits by how they ended", "COUNTER", "outcome", OUTCOMES)
         self._pictures = self._one("pictures_total", "Pictures and masks decoded, or refused", "COUNTER")
         self._steps = self._one("steps_total", "Denoising steps, each job's counted", "COUNTER")
+        self._spared = self._one("steps_spared_total", "Steps that the step cache made without a forward", "COUNTER")
         self._rows = self._one("rows_per_step", "Transformer inputs sharing a forward", "HISTOGRAM", ROWS)
         self._seconds = self._each("seconds_total", "Seconds spent, by stage", "COUNTER", "stage", STAGES)
         self._queue = self._one("queue_seconds", "From being taken to being encoded, new edits", "HISTOGRAM", WAITS)
@@ -114,6 +115,10 @@ class EngineMetrics:
     def step(self, jobs: int, rows: int) -> None:
         self._steps.increment(jobs)
         self._rows.observe(rows)
+
+    def ended(self, decode_seconds: float, *, spared: int) -> None:
+        self.seconds("decode", decode_seconds)
+        self._spared.increment(spared)
 
     def seconds(self, stage: str, seconds: float) -> None:
         self._seconds[stage].increment(seconds)

@@ -44,6 +44,9 @@ class Metrics(Protocol):
     def step(self, jobs: int, rows: int) -> None:
         """One forward step was made for `jobs` jobs in `rows` rows."""
 
+    def ended(self, decode_seconds: float, *, spared: int) -> None:
+        """A run of an edit is done, so many of its steps without a forward, by the step cache."""
+
     def seconds(self, stage: str, seconds: float) -> None: ...
 
     def jobs(self, waiting: int, running: int) -> None: ...

@@ -29,7 +29,7 @@ class Expected:
     name: str  # of the edit, or of its request
     sibling: bool  # of one that is or was here; else between two segments
     caller: str
-    steps: int  # of the whole edit
+    steps: int  # of the whole edit that need a forward
     until: float
     edit: InLine
 
@@ -56,7 +56,7 @@ class Line:
         earlier = [other for other in self.jobs if _is_another_call(other.request, job.request)]
         promised = self._promised(job)
         request = job.request
-        job.work = self._pace.work(job.row_tokens, request.num_inference_steps)
+        job.work = self._pace.work(job.row_tokens, request.forwards())
         if request.order is not None:
             job.place = request.order
         elif earlier or promised:
@@ -90,7 +90,7 @@ class Line:
             self._expected += (replace(kept, until=until) for kept in of_it)
         if stopped:
             edit = replace(self._in_line(job), encoded=True)
-            steps = job.request.num_inference_steps
+            steps = job.request.forwards()
             self._expected.append(Expected(job.request.edit_id, False, job.request.caller, steps, until, edit))
             if job.request.edit_id:
                 self._left[job.request.edit_id] = now
@@ -147,7 +147,7 @@ class Line:
         others: list[tuple[float, float]] = []
         if caller:
             here = (other for other in self._here() if other.request.caller == caller)
-            others += ((other.place, work(other.row_tokens, other.request.num_inference_steps)) for other in here)
+            others += ((other.place, work(other.row_tokens, other.request.forwards())) for other in here)
             coming = (each for each in self._expected if each.caller == caller)
             others += ((each.edit.place[0], work(each.edit.row_tokens, each.steps)) for each in coming)
         return place_of(job.request.arrival, job.work, others, self._stretch)
@@ -160,7 +160,7 @@ class Line:
         for _ in range(request.siblings - 1):
             place = place_of(place, job.work, (), self._stretch)
             edit = replace(mine, place=(place, request.edit_id, len(made)))
-            steps = request.num_inference_steps
+            steps = request.forwards()
             made.append(Expected(_request_of(job), True, request.caller, steps, now + AWAY_SECONDS, edit))
         return made
 

@@ -1,0 +1,48 @@
+"""What a stopped run left, as a continued call brings it back: the latents, and a velocity to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen_edit.errors import BadRequest
+
+Array = npt.NDArray[Any]
+Latents = npt.NDArray[np.float32]  # (tokens, channels)
+History = Latents  # a velocity
+
+MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
+
+
+def left_by(
+    values: Mapping[str, Array], start_step: int, *, plan: str, history_of: str
+) -> tuple[Latents | None, History | None]:
+    """Of the tensors without their batch dimension; raises BadRequest naming the tensor.
+
+    A history of another step, number of steps or preset than `plan` names is not taken: the step is computed.
+    """
+    if start_step == 0:
+        if "latents" in values:
+            raise BadRequest("latents", "latents without start_step > 0: leave them out of a run's first call")
+        return None, None
+    if "latents" not in values:
+        raise BadRequest("latents", f"missing, with start_step {start_step}: send those of the stopped run")
+    latents = values["latents"]
+    if not np.isfinite(latents).all():
+        raise BadRequest("latents", "NaN or infinite values: send the latents of the stopped run unchanged")
+    if latents.size and np.abs(latents).max() > MAX_LATENT:
+        raise BadRequest("latents", f"values over {MAX_LATENT:g}: send the latents of the stopped run unchanged")
+    is_wanted = plan != "" and plan == history_of and "history" in values
+    return latents.astype(np.float32, copy=True), _history(values["history"], latents) if is_wanted else None
+
+
+def _history(history: Array, latents: Array) -> History:
+    if history.shape != latents.shape:
+        allowed = f"{list(latents.shape)}, that of the latents, is allowed"
+        raise BadRequest("history", f"shape {list(history.shape)}: {allowed}")
+    if not np.isfinite(history).all():
+        raise BadRequest("history", "NaN or infinite values: send the history of the stopped run unchanged")
+    return history.astype(np.float32, copy=True)
