@@ -8,7 +8,7 @@ BODY_END = b"\r\n\r\n"  # of a chunked body without trailer fields: the last chu
 
 MAX_HEADER_LINES = 256  # each of which is looked at again and again
 # All other connections wait while the chunks that came at once are taken apart, one after the other.
-FREE_CHUNKS = 1024  # of a body
+FREE_CHUNKS = 512  # of a body
 BYTES_PER_CHUNK = 64  # on average, beyond the free ones
 
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]

@@ -173,6 +173,15 @@ def test_of_a_picture_whose_decoder_was_killed_nobody_hears(
     assert len(processes()) == DECODERS
 
 
+def test_what_a_large_picture_took_does_not_count_against_the_next(
+    decoders: Decoders, processes: Callable[[], list[psutil.Process]]
+) -> None:
+    data = saved(Image.new("RGBA", (5_680, 5_680)), "WEBP", method=0)
+    for _ in range(DECODERS):
+        decoders.picture(data, at((1024, 1024), (384, 384)))
+    assert max(process.memory_info().rss for process in processes()) < 150 * 2**20, "317 MiB were kept"
+
+
 def test_a_damaged_picture_leaves_the_decoder(
     decoders: Decoders, processes: Callable[[], list[psutil.Process]]
 ) -> None:

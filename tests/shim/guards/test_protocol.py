@@ -370,7 +370,7 @@ def test_a_body_of_very_many_small_chunks_is_refused(client: socket.socket, chun
         client.sendall(CHUNKED + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n")
     found, _, body = answer(client)
     assert found == status
-    expected = f"a body of {FREE_CHUNKS + 17} chunks with fewer than {BYTES_PER_CHUNK} bytes on average"
+    expected = f"a body of {FREE_CHUNKS + 9} chunks with fewer than {BYTES_PER_CHUNK} bytes on average"
     assert (expected in body.decode()) == (status == 400)
 
 

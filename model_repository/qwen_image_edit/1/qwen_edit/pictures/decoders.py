@@ -28,6 +28,8 @@ START_SECONDS = 60.0
 STILL_SECONDS = 25.0  # without any CPU time, with a picture; how much of that it may take is its own affair
 TRIES = 2  # of a picture whose decoder was ended from outside
 COMMAND = (sys.executable, "-m", "qwen_edit.pictures.decoder")
+# What a large picture took goes back to the system at once: kept, it would be missing from the next one's limit.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 ROOT = Path(__file__).parents[2]  # where qwen_edit lies
 
 Wanted = Callable[[Size], Sequence[Size]]
@@ -58,7 +60,7 @@ class Decoder:
     def __init__(self) -> None:
         """Raises LoadError where it does not start."""
         self._connection, theirs = Pipe()
-        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, **ENVIRONMENT}
         with theirs:
             try:
                 self._process = subprocess.Popen(
