@@ -42,7 +42,9 @@ bench-engine:  ## the engine against stock diffusers: make bench-engine ARGS="--
 bench-load:  ## load and faults on a whole server: make bench-load ARGS=kills
 bench-gpu:  ## every option on a GPU: make bench-gpu ARGS="--out gpu.json"
 bench-vae:  ## pictures against films of one frame, in CPU seconds
-BENCHMARKS := $(addprefix bench-,engine load late gpu vae arrivals segments sse_clients step_cache)
+bench-step_cache:  ## what the step cache does to a picture, beside fewer steps
+bench-prefixes:  ## Qwen-Image-2.1 for eight clients, counted, against diffusers with its own cache
+BENCHMARKS := $(addprefix bench-,engine load late gpu vae prefixes arrivals segments sse_clients step_cache)
 .PHONY: $(BENCHMARKS)
 # Not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
 $(BENCHMARKS): export OMP_NUM_THREADS ?= 1

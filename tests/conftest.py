@@ -55,6 +55,15 @@ def stack(sensitive: Callable[[str], Path]) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def stack21(sensitive: Callable[[str], Path]) -> Iterator[Server]:
+    """The same with Qwen-Image-2.1."""
+    with serve(
+        sensitive("2.1"), DEFAULT_STEPS="2", REFERENCE_AREA="4096", MAX_SIDE="640", PREFIX_CACHE_MB="1"
+    ) as server:
+        yield server
+
+
 @pytest.fixture
 def alone(stack: Server) -> Server:
     """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""

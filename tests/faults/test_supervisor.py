@@ -186,14 +186,15 @@ def test_it_gives_up_when_failures_do_not_end_and_says_why(checkpoint: Callable[
     assert last.endswith("that was failure 2 within 7 minutes, as many as MAX_FAILURES allows")
 
 
-@pytest.fixture
-def supervised(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(params=["plus"])
+def supervised(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
     """Of a tritonserver that is installed, as in the container: its worker finds this environment's packages."""
     installed = installed_tritonserver(tmp_path)
-    with supervise(checkpoint("plus"), REFERENCE_AREA="4096", DRAIN_SECONDS="600", **installed) as server:
+    with supervise(checkpoint(request.param), REFERENCE_AREA="4096", DRAIN_SECONDS="600", **installed) as server:
         yield server
 
 
+@pytest.mark.parametrize("supervised", ["plus", "2.1"], indirect=True)
 def test_a_draining_server_takes_continued_edits_refuses_new_ones_and_ends_when_it_is_empty(
     supervised: Server, photo: Photo
 ) -> None:

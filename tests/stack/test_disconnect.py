@@ -73,6 +73,10 @@ def test_the_edit_ends_within_a_segment(stack: Server, shim: Server, photo: Phot
     assert sum("The client closed the connection; its edit is dropped after" in line for line in lines) == 1
 
 
+def test_an_edit_with_a_prefix_ends_within_a_segment(stack21: Server, photo: Photo) -> None:
+    test_the_edit_ends_within_a_segment(stack21, stack21, photo, {})
+
+
 def test_one_that_leaves_while_its_edit_waits_frees_its_place_and_costs_nothing(
     stack: Server, shim: Server, photo: Photo
 ) -> None:

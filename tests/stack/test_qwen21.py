@@ -6,13 +6,17 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import openai
 import pytest
 import requests
 from PIL import Image
 
+from tests.kit import stock
 from tests.kit.answers import pictures, same
+from tests.kit.engines import load_pipeline
 from tests.kit.servers import Server, serve, serve_shim
 
 
@@ -25,7 +29,7 @@ def turbo(sensitive: Callable[[str], Path]) -> Iterator[Server]:
 def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Callable[[str], bytes]) -> None:
     asked = {"prompt": "make it blue", "size": "96x64", "seed": "5", "steps": "4"}
     files = [("image[]", photo("cat")), ("image[]", photo("coffee"))]
-    before = turbo.metric("qwen_edit_steps_total")
+    before, encoded = (turbo.metric(f"qwen_edit_{name}_total") for name in ("steps", "prefix_encodes"))
     with serve_shim(f"http://{turbo.triton_http}", SEGMENT_STEPS="0") as whole:
         answers = [
             requests.post(f"{each.url}/v1/images/edits", data=asked, files=files, timeout=60) for each in (turbo, whole)
@@ -45,6 +49,9 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Cal
     assert not same(pictures(others[2]), in_one), "the wording is around the prompt"
     assert pictures(others[0])[0].shape == (64, 96, 3)
     assert turbo.metric("qwen_edit_steps_total") - before == 5 * 8, "eight steps are what the checkpoint knows"
+    assert turbo.metric("qwen_edit_prefix_encodes_total") - encoded == 2, "of the prompt and of that with the wording"
+    assert turbo.metric("qwen_edit_prefix_recomputations_total") == 0
+    assert turbo.metric("qwen_edit_prefix_bytes") > 0
 
 
 def test_what_the_model_can_is_told(turbo: Server, stack: Server) -> None:
@@ -69,6 +76,35 @@ def test_openais_sdk_edits_ten_pictures_and_makes_one_of_a_text(turbo: Server, p
     assert sizes == [(128, 128), (128, 128)]
     assert [event.type for event in streamed] == ["image_generation.partial_image", "image_generation.completed"]
     assert streamed[-1].size == "128x128"
+
+
+@pytest.mark.parametrize("references", [0, 1], ids=["generate", "edit"])
+def test_openais_sdk_gets_a_transparent_background_with_the_alpha_of_diffusers(
+    turbo: Server, sensitive: Callable[[str], Path], photo: Callable[[str], bytes], references: int
+) -> None:
+    worded = (
+        "This is an RGBA image with transparency. a red kite "
+        "The image has alpha channel and the background is transparent."
+    )
+    square = io.BytesIO()
+    with Image.open(io.BytesIO(photo("cat"))) as cat:
+        cat.crop((0, 0, 256, 256)).save(square, "PNG")
+    with openai.OpenAI(base_url=f"{turbo.url}/v1", api_key="none", max_retries=0) as client:
+        asked: Any = {"prompt": "a red kite", "background": "transparent", "size": "128x128", "extra_body": {"seed": 7}}
+        call: Any = client.images.edit if references else client.images.generate
+        answer = call(**asked, **({"image": square.getvalue()} if references else {}))
+    theirs = stock.run(
+        load_pipeline(sensitive("2.1-turbo")), [Image.open(square)] if references else None, prompt=worded,
+        negative_prompt=None, true_cfg_scale=1.0, size=(128, 128), num_inference_steps=8, seed=7, output_type="pil",
+        output_resolution=128,
+    )  # fmt: skip
+    assert answer.background == "transparent"
+    ours = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    assert (ours.mode, theirs.mode) == ("RGBA", "RGBA")
+    levels = np.abs(np.asarray(ours, int) - np.asarray(theirs, int))
+    assert levels[..., 3].max() <= 1
+    assert levels.max() <= 1, "and so are the colours"
+    assert np.asarray(theirs)[..., 3].min() < 255
 
 
 @pytest.mark.parametrize(

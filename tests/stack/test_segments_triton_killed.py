@@ -18,6 +18,7 @@ STEPS = 100
 SEGMENT_STEPS = 10
 COUNTER = "qwen_edit_steps_total"
 EDIT = {"prompt": "make the sky green", "size": "384x384", "seed": "3", "num_inference_steps": str(STEPS)}
+SMALLER = {"size": "224x224"}
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +27,34 @@ def mortal(sensitive: Callable[[str], Path]) -> Iterator[Server]:
         yield server
 
 
-def edit(shim: Server, photo: bytes) -> requests.Response:
-    return requests.post(f"{shim.url}/v1/images/edits", data=EDIT, files={"image": photo}, timeout=120)
+def edit(shim: Server, photo: bytes, **fields: str) -> requests.Response:
+    return requests.post(f"{shim.url}/v1/images/edits", data=EDIT | fields, files={"image": photo}, timeout=120)
 
 
 @pytest.mark.parametrize("victim", [tritonserver, worker], ids=["tritonserver", "worker"])
 def test_an_edit_outlives_its_triton(
     victim: Callable[[Server], psutil.Process], stack: Server, mortal: Server, photo: Photo
 ) -> None:
-    expected = edit(stack, photo("cat")).json()["data"]
+    outlives(mortal, victim, edit(stack, photo("cat")), photo("cat"))
+
+
+def test_an_edit_with_a_prefix_outlives_its_worker_which_took_that_with_it(stack21: Server, photo: Photo) -> None:
+    outlives(stack21, worker, edit(stack21, photo("cat"), **SMALLER), photo("cat"), **SMALLER)
+    assert stack21.metric("qwen_edit_prefix_encodes_total") == 1, "by the new worker, once for all segments left"
+
+
+def outlives(
+    mortal: Server,
+    victim: Callable[[Server], psutil.Process],
+    undisturbed: requests.Response,
+    photo: bytes,
+    **fields: str,
+) -> None:
+    expected = undisturbed.json()["data"]
     with ThreadPoolExecutor() as pool:
         started = mortal.metric(COUNTER)
         dying = victim(mortal)
-        editing = pool.submit(edit, mortal, photo("cat"))
+        editing = pool.submit(edit, mortal, photo, **fields)
         mortal.wait_for(lambda: mortal.metric(COUNTER) >= started + 25)
         before = mortal.metric(COUNTER) - started
         dying.kill()

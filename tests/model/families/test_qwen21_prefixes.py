@@ -79,6 +79,15 @@ def test_variants_encode_one_prefix_and_segments_none_anew(engine: TestEngine, p
     assert engine.watch.prefix_usage == engine.worker.usage().prefixes, "what the metrics tell"
 
 
+def test_eight_strangers_make_eight_prefixes_and_share_their_steps(engine: TestEngine, pictures: list[bytes]) -> None:
+    requests = [edit(pictures[n], prompt=f"number {n}", seed=n, num_inference_steps=12) for n in range(8)]
+    engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+    for answer in [engine.submit(request) for request in requests]:
+        answer.wait()
+    assert settled(engine)[:3] == (0, 8, 0)
+    assert len(engine.worker.batches) <= 8 * 12 / 5
+
+
 def test_another_caller_shares_no_prefix(engine: TestEngine, pictures: list[bytes]) -> None:
     for caller in ("a", "b", "a"):
         engine.submit(edit(pictures[0], caller=caller)).wait()
