@@ -5,7 +5,7 @@
 import { find, findAll, mark, say, show } from "./dom.js";
 import { run } from "./edit.js";
 import { Failure } from "./failures.js";
-import { applyLimits, isComplete, maskOf, readEdit, showForm } from "./form.js";
+import { applyLimits, isComplete, isFromPrompt, maskOf, readEdit, showForm } from "./form.js";
 import { takePictures } from "./intake.js";
 import { fillPage, words } from "./language.js";
 import { MaskEditor } from "./mask.js";
@@ -27,8 +27,11 @@ let running = null; // of the edit under way
 
 function render() {
   showForm(pictures, limits);
+  if (!running) find("#run").textContent = runWords();
   showThumbnails(pictures, { masked: Boolean(maskOf(pictures)) });
 }
+
+const runWords = () => (isFromPrompt(pictures, limits) ? words("run-make") : words("run"));
 
 /** @param {File[]} files */
 async function take(files) {
@@ -55,7 +58,7 @@ async function paintMask() {
 
 async function start() {
   await pictures.settled;
-  if (running || !isComplete(pictures)) return;
+  if (running || !isComplete(pictures, limits)) return;
   const edit = readEdit(pictures);
   running = new AbortController();
   begin(edit);
@@ -127,7 +130,7 @@ function showRunning(isRunning) {
   const [run, cancel] = [find("button#run"), find("button#cancel")];
   const focused = document.activeElement;
   run.disabled = isRunning;
-  run.textContent = isRunning ? words("running") : words("run");
+  run.textContent = isRunning ? words("running") : runWords();
   if (isRunning) progress.begin();
   else progress.end();
   if (focused === (isRunning ? run : cancel)) (isRunning ? cancel : run).focus({ preventScroll: true });

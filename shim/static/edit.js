@@ -2,7 +2,7 @@
 
 import { readEvents } from "./events.js";
 import { Failure, brokenOff, failureOf, refusalOf } from "./failures.js";
-import { ask, EDITS } from "./server.js";
+import { ask, EDITS, GENERATIONS } from "./server.js";
 
 const PARTIAL_IMAGES = "2";
 const SEEDS = 2n ** 63n;
@@ -25,9 +25,16 @@ const SEEDS = 2n ** 63n;
 export const outputsOf = (edit) => edit.variants * (edit.part === "images" ? edit.pictures.length : 1);
 
 /**
- * The picture that the output was made of.
+ * Where it is sent.
+ * @param {Edit} edit
+ */
+export const pathOf = (edit) => (edit.pictures.length ? EDITS : GENERATIONS);
+
+/**
+ * The picture that the output was made of; none of an output of the prompt alone.
  * @param {Edit} edit
  * @param {number} index
+ * @returns {import("./pictures.js").Picture | undefined}
  */
 export const sourceOf = (edit, index) => edit.pictures[edit.part === "images" ? Math.floor(index / edit.variants) : 0];
 
@@ -79,7 +86,7 @@ export async function* run(edit, signal) {
  */
 async function send(edit, signal) {
   try {
-    return await ask(EDITS, { method: "POST", body: formOf(edit), signal });
+    return await ask(pathOf(edit), { method: "POST", body: formOf(edit), signal });
   } catch (error) {
     throw signal.aborted ? error : brokenOff(false);
   }
@@ -103,12 +110,12 @@ function formOf(edit) {
 function newsOf({ event, data, comment }) {
   if (data === undefined) return stepOf(comment);
   const told = JSON.parse(data);
-  switch (event) {
+  switch (event?.replace(/^image_(edit|generation)\./, "")) {
     case "error":
       throw failureOf(told);
-    case "image_edit.partial_image":
+    case "partial_image":
       return { kind: "partial", index: told.index ?? 0, blob: pictureOf(told), size: told.size };
-    case "image_edit.completed":
+    case "completed":
       return { kind: "output", index: told.index, blob: pictureOf(told), size: told.size, seed: told.seed };
     default:
       return null;

@@ -22,6 +22,9 @@ const OPTIONAL = {
  */
 export function showForm(pictures, limits) {
   const several = pictures.count > 1;
+  const fromPrompt = isFromPrompt(pictures, limits);
+  show(find("#pictures-hint"), fromPrompt);
+  find("#prompt-label").textContent = fromPrompt ? words("prompt-make") : words("prompt");
   const batch = isBatch(pictures);
   show(find("#mode"), several);
   show(find("#mode-hint"), several);
@@ -29,6 +32,13 @@ export function showForm(pictures, limits) {
   show(find("#free-size"), find("select#size").value === "free");
   showMask(pictures, batch);
 }
+
+/**
+ * Whether a picture of the prompt alone is made.
+ * @param {Pictures} pictures
+ * @param {Limits | null} limits
+ */
+export const isFromPrompt = (pictures, limits) => !pictures.count && Boolean(limits?.generates);
 
 /**
  * @param {number} count
@@ -115,12 +125,14 @@ function checkPixels(pixels) {
 /**
  * Marks what is missing or wrong, with the focus on the first of it.
  * @param {Pictures} pictures
+ * @param {Limits | null} limits
  */
-export function isComplete(pictures) {
+export function isComplete(pictures, limits) {
   const prompt = find("textarea#prompt");
-  mark("pictures", pictures.count ? "" : words("pictures-missing"));
+  const enough = pictures.count > 0 || isFromPrompt(pictures, limits);
+  mark("pictures", enough ? "" : words("pictures-missing"));
   mark("prompt", prompt.value.trim() ? "" : words("prompt-missing"));
-  if (!pictures.count) find("#files").focus();
+  if (!enough) find("#files").focus();
   else if (!prompt.value.trim()) prompt.focus();
   else return areNumbersValid();
   return false;
@@ -142,7 +154,8 @@ function areNumbersValid() {
 export function readEdit(pictures) {
   const controls = find("form#form").elements;
   const value = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (controls.namedItem(id)).value.trim();
-  const size = value("size") === "free" ? `${value("width")}x${value("height")}` : value("size");
+  const chosen = value("size") === "source" && !pictures.count ? "auto" : value("size");
+  const size = chosen === "free" ? `${value("width")}x${value("height")}` : chosen;
   const variants = Number(value("count"));
   /** @type {Edit["fields"]} */
   const fields = { prompt: value("prompt"), size };

@@ -5,7 +5,10 @@ import { copyOf, find, show } from "./dom.js";
 import { keepsShape, outputsOf, seedOf, sourceOf } from "./edit.js";
 import { words } from "./language.js";
 
-/** @import { Edit, News } from "./edit.js" */
+/**
+ * @import { Edit, News } from "./edit.js"
+ * @import { Picture } from "./pictures.js"
+ */
 
 export class Results {
   #list = find("#results");
@@ -58,13 +61,13 @@ export class Results {
     place.classList.remove("waiting", "unfinished");
     place.ariaLabel = words("result-done", this.#numberOf(index));
     shapeFrame(frame, width, height);
-    showAfter(frame, url, words("result-after-name", { name: source.name, prompt: this.#edit.fields.prompt }));
-    if (source.width) {
+    showAfter(frame, url, nameOf(source, this.#edit.fields.prompt));
+    if (source?.width) {
       const label = words("result-compare", this.#numberOf(index));
       compareWith(frame, source, { width, height, stretched: keepsShape(this.#edit), label });
     }
     find(".facts", place).textContent = words("result-facts", { width, height, seed });
-    this.#offer(place, url, blob, fileName(source.name, index, blob));
+    this.#offer(place, url, blob, fileName(source, index, blob));
     return seed;
   }
 
@@ -120,8 +123,8 @@ export class Results {
  */
 function expectedSides(edit, index) {
   if (!["auto", "source"].includes(edit.fields.size)) return sidesOf(edit.fields.size);
-  const { width, height } = sourceOf(edit, index);
-  return width ? [width, height] : [1, 1];
+  const source = sourceOf(edit, index);
+  return source?.width ? [source.width, source.height] : [1, 1];
 }
 
 /**
@@ -134,11 +137,18 @@ function sidesOf(size) {
 }
 
 /**
- * @param {string} source
+ * @param {Picture | undefined} source
+ * @param {string} prompt
+ */
+const nameOf = (source, prompt) =>
+  source ? words("result-after-name", { name: source.name, prompt }) : words("result-made-name", { prompt });
+
+/**
+ * @param {Picture | undefined} source
  * @param {number} index
  * @param {Blob} blob
  */
 function fileName(source, index, blob) {
-  const stem = source.replace(/\.[^.]+$/, "");
-  return `${stem}-edited-${index + 1}.${blob.type.replace("image/", "").replace("jpeg", "jpg")}`;
+  const stem = source ? `${source.name.replace(/\.[^.]+$/, "")}-edited` : "picture";
+  return `${stem}-${index + 1}.${blob.type.replace("image/", "").replace("jpeg", "jpg")}`;
 }

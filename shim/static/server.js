@@ -2,6 +2,7 @@
 
 const KEY = "api-key";
 export const EDITS = "v1/images/edits";
+export const GENERATIONS = "v1/images/generations";
 
 /**
  * Relative to the page, which a proxy may serve under a prefix.
@@ -38,6 +39,7 @@ const asBytes = (/** @type {string} */ text) => String.fromCharCode(...new TextE
  * @typedef {object} Limits
  * @property {boolean} needsKey
  * @property {number} references  pictures of one edit
+ * @property {boolean} generates  whether the model makes pictures of a prompt alone
  * @property {Range} steps
  * @property {Range} guidance
  * @property {Range} variants
@@ -57,6 +59,7 @@ export async function readLimits() {
     return {
       needsKey: !operation.security.some((/** @type {object} */ scheme) => Object.keys(scheme).length === 0),
       references: fields.image.maxItems,
+      generates: description.paths[`/${GENERATIONS}`].post["x-available"] === true,
       steps: fields.num_inference_steps,
       guidance: fields.true_cfg_scale,
       variants: fields.n,

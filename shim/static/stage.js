@@ -2,9 +2,9 @@
 
 import { curlOf } from "./curl.js";
 import { copyOf, find, say, show } from "./dom.js";
-import { outputsOf } from "./edit.js";
+import { outputsOf, pathOf } from "./edit.js";
 import { words } from "./language.js";
-import { addressOf, EDITS, storedKey } from "./server.js";
+import { addressOf, storedKey } from "./server.js";
 
 /** @import { Edit } from "./edit.js" */
 
@@ -69,7 +69,7 @@ export function clearFailure() {
  * @param {string} seed
  */
 export function showCommand(edit, seed) {
-  find("#curl").textContent = curlOf(edit, addressOf(EDITS), seed, Boolean(storedKey()));
+  find("#curl").textContent = curlOf(edit, addressOf(pathOf(edit)), seed, Boolean(storedKey()));
   const file = find("a#mask-file");
   URL.revokeObjectURL(file.href);
   if (edit.mask) file.href = URL.createObjectURL(edit.mask);

@@ -16,6 +16,7 @@ export const WORDS = /** @type {const} */ ({
   "pictures-choose": ["Choose pictures", "选择图片"],
   "pictures-drop": ["Drop the pictures", "松开即可添加图片"],
   "pictures-missing": ["Choose at least one picture.", "请至少选择一张图片。"],
+  "pictures-optional": ["Without a picture, one is made of the prompt alone.", "不选图片时，只根据提示词生成图片。"],
   "pictures-otherwise": ["or drop or paste them anywhere", "或拖放、粘贴到页面任意位置"],
   "picture-added": ["{name} was added.", "已添加 {name}。"],
   "picture-left": ["Move {name} to the front", "将 {name} 前移"],
@@ -37,6 +38,7 @@ export const WORDS = /** @type {const} */ ({
 
   "prompt": ["What should change?", "提示词"],
   "prompt-example": ["Make it black and white", "例如：改成黑白照片"],
+  "prompt-make": ["What should be in the picture?", "提示词"],
   "prompt-missing": ["Say what should change.", "请填写提示词，说明要修改什么。"],
 
   "size": ["Size", "尺寸"],
@@ -61,6 +63,7 @@ export const WORDS = /** @type {const} */ ({
 
   "form": ["Edit", "编辑"],
   "run": ["Edit", "开始编辑"],
+  "run-make": ["Make it", "开始生成"],
   "running": ["Editing …", "正在编辑…"],
   "cancel": ["Cancel", "取消"],
   "cancelled": ["The edit was cancelled.", "编辑已取消。"],
@@ -76,6 +79,7 @@ export const WORDS = /** @type {const} */ ({
   "results": ["Results", "编辑结果"],
   "result-after": ["After", "编辑后"],
   "result-after-name": ["{name} after “{prompt}”", "{name}，按“{prompt}”编辑后"],
+  "result-made-name": ["Made of “{prompt}”", "根据“{prompt}”生成"],
   "result-before": ["Before", "编辑前"],
   "result-before-name": ["{name}, before the edit", "{name}，编辑前"],
   "result-compare": ["Before and after, {number} of {count}", "编辑前后对比，第 {number} 张，共 {count} 张"],
