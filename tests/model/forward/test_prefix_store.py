@@ -71,10 +71,14 @@ def test_one_that_keeps_nothing_holds_what_the_next_step_needs() -> None:
     assert store.usage.bytes == 0
 
 
-def test_cleared_it_holds_nothing() -> None:
-    store = PrefixStore(BYTES)
-    store.begin(prefix("a"))
-    store.clear()
-    assert store.usage.bytes == 0
+def test_what_was_too_much_is_given_back_and_less_is_held_from_there() -> None:
+    store = PrefixStore(10 * BYTES)
+    for name in "abcdefgh":
+        store.begin(prefix(name))
+    store.give_back()
+    assert (store.usage.bytes, store.max_bytes, store.room) == (0, 7.2 * BYTES, 10 * BYTES)
     store.begin(prefix("a"))
     assert store.usage.recomputations == 1
+    for _ in range(9):
+        store.give_back()
+    assert store.max_bytes == 5 * BYTES

@@ -160,7 +160,7 @@ class PipelineWorker:
         return Result(latents=latents, history=history, preview=decoding.on_white(preview))
 
     def free_memory(self, *, encodings: bool) -> None:
-        self._prefixes.clear()
+        self._prefixes.give_back()
         if encodings:
             self._conditioner.cache.clear()
         if self.device.type == "cuda":

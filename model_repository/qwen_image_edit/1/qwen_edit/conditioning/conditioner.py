@@ -49,14 +49,15 @@ class Conditioner:
 
     def check_room(self, prompts: Sequence[Prompt]) -> None:
         """Raises BadRequest where their prefixes never fit, of which nobody could be helped by waiting."""
-        needed, most = sum(self.prefix_bytes(prompts).values()), self._prefixes.max_bytes
+        needed, most = sum(self.prefix_bytes(prompts).values()), self._prefixes.room
         if needed > most:
             pictures = len(prompts[0].digests)
-            twice = ", twice with guidance," if len(prompts) > 1 else ""
+            what = f"{pictures} reference images and the text" if pictures else "the text"
+            twice = ", twice with guidance" if len(prompts) > 1 else ""
             raise BadRequest(
                 "image" if pictures else "prompt",
-                f"{pictures} reference images and the text{twice} take {in_megabytes(needed)} of keys and values: at "
-                f"most {in_megabytes(most)} fit on this server",
+                f"{what}{twice}: {in_megabytes(needed)} of keys and values, of which at most {in_megabytes(most)} fit "
+                "on this server",
             )
 
     def latents(self, reference: Reference, size: Size) -> torch.Tensor:

@@ -30,7 +30,7 @@ class PrefixStore:
 
     def __init__(self, max_bytes: int, *, keeps: bool = True) -> None:
         """`keeps`: also what the next step does not need."""
-        self.max_bytes = max_bytes
+        self.room = self.max_bytes = max_bytes
         self._keeps = keeps
         self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
         self._made_before: OrderedDict[int, None] = OrderedDict()
@@ -58,7 +58,9 @@ class PrefixStore:
             elif not self._keeps:
                 self._drop(key)
 
-    def clear(self) -> None:
+    def give_back(self) -> None:
+        """Drops all, and holds a tenth less from here: it was too much beside the rest. Half of its room is its own."""
+        self.max_bytes = max(self.room // 2, min(self.max_bytes, self._bytes * 9 // 10))
         self._kept.clear()
         self._bytes = 0
 
