@@ -89,8 +89,11 @@ def test_an_edit_alone_has_the_latents_of_diffusers(
     assert difference(engine.latents(request), oracle(engine, request)) <= BOUND
 
 
-def test_the_picture_is_that_of_diffusers_with_its_alpha(engine: TestEngine, pictures: list[bytes]) -> None:
-    request = edit(*pictures[:2], size=(64, 96))
+@pytest.mark.parametrize("references", [0, 1, 2, 10])
+def test_the_picture_is_that_of_diffusers_with_its_alpha(
+    engine: TestEngine, pictures: list[bytes], references: int
+) -> None:
+    request = edit(*(pictures * 3)[:references], size=(64, 96), true_cfg_scale=1.0 + references % 3)
     ours = engine.submit(request).wait()
     assert ours.image is not None
     assert ours.alpha is not None

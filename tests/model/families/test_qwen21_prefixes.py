@@ -109,6 +109,16 @@ def test_a_prefix_that_was_dropped_between_segments_is_made_again_once_and_chang
         assert settled(small)[:3] == (1, 4, 1)
 
 
+def test_a_server_that_keeps_nothing_keeps_no_prefix(pipeline: Any, engine: TestEngine, pictures: list[bytes]) -> None:
+    common = {"seed": 5, "num_inference_steps": 4}
+    expected = engine.latents(edit(*pictures[:2], **common))
+    with engine_on(pipeline, reference_area=AREA, cache_bytes=0) as forgetful:
+        first = forgetful.submit(edit(*pictures[:2], **common, stop_step=2)).wait()
+        wait_until(lambda: forgetful.worker.usage().prefixes.bytes == 0)
+        rest = edit(*pictures[:2], **common, start_step=2, latents=first.latents)
+        assert difference(forgetful.latents(rest), expected) <= BOUND
+
+
 def test_forty_edits_of_ten_references_leave_memory_bounded_and_paused_ones_block_no_newcomer(
     pipeline: Any, pictures: list[bytes]
 ) -> None:

@@ -124,11 +124,15 @@ class PrefixedForward:
 
             return of_segments
 
-        kept = []
-        for block in transformer.transformer_blocks:
+        config = transformer.config
+        shape = (config.num_attention_heads, config.attention_head_dim)
+        # Written layer by layer: stacked in the end, tens of gigabytes would be there twice.
+        kept: torch.Tensor = tokens.new_empty(len(transformer.transformer_blocks), 2, len(tokens), *shape)
+        for block, (its_keys, its_values) in zip(transformer.transformer_blocks, kept, strict=True):
             tokens, keys, values = block(tokens, modulations, of_token, angles, attend=attend(block.attn))
-            kept.append(torch.stack([keys, values]))
-        return torch.stack(kept)
+            its_keys.copy_(keys)
+            its_values.copy_(values)
+        return kept
 
     def _embedded(self, values: Sequence[float], tokens: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = self._transformer.time_text_embed(
