@@ -16,7 +16,7 @@ from typing import Any
 
 import shim.settings
 import standalone.settings
-from docs import overload_figure
+from docs import chart_values, overload_figure
 from shim.reading.fields import markdown_rows
 from standalone.parts import model_settings
 from standalone.settings_grammar import Setting, settings_of, text
@@ -33,13 +33,17 @@ ABOUT_THE_EXAMPLE = """\
 """
 
 
-def sections() -> dict[str, list[Setting[Any]]]:
-    """All settings by who reads them."""
-    parts: dict[str, list[Setting[Any]]] = {
+def declared_by_part() -> dict[str, list[Setting[Any]]]:
+    return {
         "the launcher and the supervisor": list(settings_of(standalone.settings.Settings)),
         "the shim": list(settings_of(shim.settings.Settings)),
         "the model": list(settings_of(model_settings(PROJECT / "model_repository"))),
     }
+
+
+def sections() -> dict[str, list[Setting[Any]]]:
+    """All settings by who reads them."""
+    parts = declared_by_part()
     declared = {setting.name: setting for part in parts.values() for setting in part}
     for part, settings in parts.items():
         for each in settings:
@@ -104,7 +108,8 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 def tables() -> dict[str, Iterable[tuple[str, ...]]]:
     """The rows of every table by what it is called where it is to be written."""
     settings = {f"settings of {readers}": settings_rows(each) for readers, each in sections().items()}
-    return {**settings, "the fields of an edit": [("field", "values", "default"), *markdown_rows()]}
+    fields = [("field", "values", "default"), *markdown_rows()]
+    return {**settings, "the fields of an edit": fields, "the values of the chart": chart_values.rows()}
 
 
 def with_tables(document: str) -> str:
@@ -115,6 +120,9 @@ def with_tables(document: str) -> str:
 def documents() -> Iterator[tuple[Path, str]]:
     """Every file that is written here, and what it has to say."""
     yield PROJECT / ".env.example", example_environment()
+    parts = declared_by_part()
+    of_triton = parts["the launcher and the supervisor"] + parts["the model"]
+    yield chart_values.SCHEMA, chart_values.schema({"triton": of_triton, "shim": parts["the shim"]})
     yield overload_figure.FIGURE, overload_figure.figure()
     for path in sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]):
         yield path, with_tables(path.read_text("utf-8"))

@@ -62,7 +62,11 @@ def main() -> int:
     logging.getLogger("asyncio").addFilter(OnceAWhile("socket.accept() out of system resource"))
     raise_file_limit()
     drain = Drain(settings.drains_for)
-    app: Callable[..., Awaitable[None]] = create_app(settings, drain)
+    try:
+        app: Callable[..., Awaitable[None]] = create_app(settings, drain)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     config = uvicorn.Config(
         app,
         proxy_headers=False,  # TrustedProxies stands in its place

@@ -28,6 +28,7 @@ from shim.guards.cors import cors
 from shim.guards.deadline import BodyDeadline
 from shim.guards.flood import Flood
 from shim.guards.internal_errors import InternalErrors
+from shim.guards.keys import Keys
 from shim.guards.origin import SameOrigin
 from shim.guards.tidy_path import TidyPath
 from shim.health import VERSION, health, ready
@@ -50,8 +51,9 @@ EDIT_PATHS, GENERATION_PATHS = (
 
 
 def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
-    """`drain` is shared with whoever stops the server."""
+    """`drain` is shared with whoever stops the server. Raises SettingsError where API_KEY_FILE cannot be used."""
     drain = drain or Drain(settings.drains_for)
+    keys = Keys(settings.api_key, settings.api_key_file)
     metrics = Metrics(lambda: drain.edits)
     metrics.build.labels(VERSION).set(1)
     app = Starlette(
@@ -68,7 +70,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
         ],
         middleware=_middleware(settings, metrics),
         exception_handlers={kind: answer_error for kind in (ShimError, HTTPException, ClientDisconnect)},
-        lifespan=_lifespan(settings, drain, metrics),
+        lifespan=_lifespan(settings, drain, metrics, keys),
     )
     app.router.redirect_slashes = False
     return app
@@ -89,7 +91,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
 
 
 def _lifespan(
-    settings: Settings, drain: Drain, metrics: Metrics
+    settings: Settings, drain: Drain, metrics: Metrics, keys: Keys
 ) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -98,6 +100,7 @@ def _lifespan(
             yield {
                 "services": Services(
                     settings=settings,
+                    keys=keys,
                     model=triton,
                     readiness=Readiness(triton.servers),
                     told=Told(triton.about),
@@ -139,10 +142,12 @@ async def tell_model(request: Request[State]) -> Response:
 
 async def _model(request: Request[State]) -> dict[str, object]:
     """What it can is left out as long as it has not said so."""
-    settings = request.state["services"].settings
-    authorize(request.headers, settings.api_key)
-    abilities = await request.state["services"].told.abilities()
-    model = {"id": settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"}
+    services = request.state["services"]
+    request.state["key"] = authorize(request.headers, services.keys.accepted())
+    abilities = await services.told.abilities()
+    model = {
+        "id": services.settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"
+    }  # fmt: skip
     return model | (asdict(abilities) if abilities else {})
 
 

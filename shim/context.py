@@ -32,6 +32,7 @@ class State(TypedDict):
     request_id: str
     body_bytes: int
     dialect: NotRequired[Dialect]  # see dialect.py
+    key: NotRequired[str]  # its name
     stream: NotRequired[bool]
     ended: NotRequired[int]  # status; of a stream that fails once it has begun, its error's
 
@@ -70,7 +71,7 @@ class RequestContext:
         self.metrics.request_seconds.labels(*labels).observe(seconds)
 
     def _count(self, scope: Scope, status: int) -> None:
-        self.metrics.requests.labels(_route(scope), dialect_of(scope), status).inc()
+        self.metrics.requests.labels(_route(scope), dialect_of(scope), status, scope["state"].get("key", "")).inc()
         self.metrics.body_bytes.inc(scope["state"]["body_bytes"])
 
 
@@ -108,7 +109,9 @@ def log_error(request: Request[Any], error: ShimError) -> None:
 
 
 def log_fields(request: Request[State], **more: Any) -> dict[str, Any]:
-    return {"request_id": request.state["request_id"], "dialect": dialect_of(request.scope), **more}
+    key = request.scope["state"].get("key")
+    named = {"key": key} if key else {}
+    return {"request_id": request.state["request_id"], "dialect": dialect_of(request.scope), **named, **more}
 
 
 def _request_id(headers: Headers) -> str:

@@ -36,7 +36,7 @@ async def generate_images(request: Request[State]) -> Response:
 async def _answered(request: Request[State], purpose: Purpose) -> Response:
     services = request.state["services"]
     settings = services.settings
-    authorize(request.headers, settings.api_key)
+    request.state["key"] = authorize(request.headers, services.keys.accepted())
     caller = _caller(request)
     services.flood.check(caller)
     async with AsyncExitStack() as resources:

@@ -23,7 +23,7 @@ class Metrics:
     def __init__(self, edits_in_flight: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "shim_requests", "HTTP requests answered", ("route", "dialect", "status"), registry=self.registry
+            "shim_requests", "HTTP requests answered", ("route", "dialect", "status", "key"), registry=self.registry
         )
         self.request_seconds = Histogram(
             "shim_request_seconds",

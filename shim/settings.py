@@ -64,6 +64,13 @@ class Settings:
         "The key that clients have to send, as Bearer, Basic or `api-key` header. Empty: no authentication.",
         secret=True,
     )
+    api_key_file: str = setting(
+        "API_KEY_FILE",
+        text,
+        "",
+        "A file of further keys, a line `NAME: KEY` for each; a name may have several. It is read again when it "
+        "changes, and the name is what logs and metrics tell.",
+    )
     host: str = setting(
         "HOST",
         text,
@@ -208,9 +215,13 @@ class Settings:
         return self.request_timeout_seconds + 10 if self.drain_seconds is None else self.drain_seconds
 
     @property
+    def has_keys(self) -> bool:
+        return bool(self.api_key or self.api_key_file)
+
+    @property
     def is_open(self) -> bool:
         """Who reaches this machine may edit: no key is asked for, and not only the machine itself is listened to."""
-        return not self.api_key and not _is_loopback(self.host)
+        return not self.has_keys and not _is_loopback(self.host)
 
     @property
     def served_model(self) -> str:

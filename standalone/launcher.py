@@ -176,7 +176,7 @@ def demo_checkpoint() -> str:
 
 def announce(settings: Settings, seconds: float) -> None:
     url = settings.shim_url
-    key = ' -H "Authorization: Bearer $API_KEY"' if settings.api_key else ""
+    key = ' -H "Authorization: Bearer $API_KEY"' if settings.api_key or settings.api_key_file else ""
     print(
         f"""
 Ready after {seconds:.0f} s.

@@ -55,6 +55,13 @@ class Settings:
         "The key that clients have to send, as Bearer, Basic or `api-key` header. Empty: no authentication.",
         secret=True,
     )
+    api_key_file: str = setting(
+        "API_KEY_FILE",
+        text,
+        "",
+        "A file of further keys, a line `NAME: KEY` for each; a name may have several. It is read again when it "
+        "changes, and the name is what logs and metrics tell.",
+    )
     allow_no_auth: bool = setting(
         "ALLOW_NO_AUTH",
         boolean,

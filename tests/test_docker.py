@@ -32,14 +32,15 @@ MODULES = {"shim": shim.settings, "model": qwen_edit.settings, "launcher": stand
 SERVICES = {"shim": [shim.settings], "triton": [qwen_edit.settings, standalone.settings]}
 # What the supervisor sets itself, and what only the launcher reads.
 NOT_IN_THE_CONTAINER = {
-    "CONTROL_DIR", "MODEL_REPOSITORY", "ALLOW_NO_AUTH", "API_KEY", "HOST", "PORT", "BALANCER_PORT", "TRITON_ADDRESS",
-    "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
+    "CONTROL_DIR", "MODEL_REPOSITORY", "ALLOW_NO_AUTH", "API_KEY", "API_KEY_FILE", "HOST", "PORT", "BALANCER_PORT",
+    "TRITON_ADDRESS", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
 }  # fmt: skip
 INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 WITHOUT_A_FIXED_DEFAULT = {
     "ALLOWED_HOSTS",
     "ALLOWED_IMAGE_HOSTS",
     "API_KEY",
+    "API_KEY_FILE",
     "CONDITIONING_CACHE_MB",
     "DRAIN_SECONDS",
     "CORS_ORIGINS",

@@ -12,7 +12,7 @@ import pytest
 from docs.generate import PLACE, tables
 from tests.kit.servers import PROJECT, environment
 
-PARTS = ("docs", "shim", "standalone", "model_repository")
+PARTS = ("charts", "docs", "shim", "standalone", "model_repository")
 IGNORED = shutil.ignore_patterns("__pycache__", "*.safetensors", "tokenizer.json")
 
 

@@ -1,24 +1,32 @@
-"""The one API key, in any of the three places where clients put it."""
+"""An API key, in any of the three places where clients put it."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from starlette.datastructures import Headers
 
 from shim.errors import Unauthorized
+from shim.guards.keys import NamedKey
 
 
-def authorize(headers: Headers, api_key: str) -> None:
-    """Raises Unauthorized unless a header carries `api_key`; an empty key turns authentication off."""
-    if not api_key:
-        return
-    accepted = _encodings(api_key)
-    if not any([hmac.compare_digest(given, key) for given in _given(headers) for key in accepted]):
+def authorize(headers: Headers, keys: Sequence[NamedKey]) -> str:
+    """The name of the key that a header carries; empty where there are none, and everybody may. Or Unauthorized."""
+    if not keys:
+        return ""
+    given = list(_given(headers))
+    # All are compared, so that the time tells nothing of how many or which.
+    matching = [
+        name
+        for name, key in keys
+        if any([hmac.compare_digest(each, encoded) for each in given for encoded in _encodings(key)])
+    ]
+    if not matching:
         raise Unauthorized("Invalid API key")
+    return matching[0]
 
 
 def _encodings(api_key: str) -> list[bytes]:

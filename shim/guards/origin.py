@@ -29,7 +29,7 @@ class SameOrigin:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.checks_hosts = not settings.api_key
+        self.checks_hosts = not settings.has_keys
         self.allowed_hosts = {*settings.allowed_hosts, settings.host.lower()}
         self.allowed_origins = settings.cors_origins
 

@@ -198,7 +198,7 @@ def _errors(kinds: Iterable[type[ShimError]], schema: Schema | None = None) -> d
 def _security(settings: Settings) -> list[dict[str, list[str]]]:
     """A server without a key takes any, and none."""
     schemes: list[dict[str, list[str]]] = [{"basic": []}, {"bearer": []}, {"apiKey": []}]
-    return schemes if settings.api_key else [*schemes, {}]
+    return schemes if settings.has_keys else [*schemes, {}]
 
 
 def _multipart(settings: Settings) -> Schema:

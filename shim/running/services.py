@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from anyio import CapacityLimiter
 
 from shim.guards.flood import Flood
+from shim.guards.keys import Keys
 from shim.metrics import Metrics
 from shim.reading.spool import Spool
 from shim.running.abilities import Told
@@ -18,6 +19,7 @@ from shim.settings import Settings
 @dataclass(frozen=True)
 class Services:
     settings: Settings
+    keys: Keys
     model: Model
     readiness: Readiness
     told: Told

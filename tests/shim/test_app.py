@@ -333,9 +333,9 @@ def test_requests_are_counted(client: TestClient, png: bytes) -> None:
     client.post(EDITS, data={**PROMPT, "n": "0"}, files={"images": png})
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
-    assert 'shim_requests_total{dialect="classic",route="/health",status="200"} 1.0' in response.text
-    assert 'shim_requests_total{dialect="classic",route="none",status="404"} 1.0' in response.text
-    assert f'shim_requests_total{{dialect="classic",route="{EDITS}",status="400"}} 1.0' in response.text
+    assert 'shim_requests_total{dialect="classic",key="",route="/health",status="200"} 1.0' in response.text
+    assert 'shim_requests_total{dialect="classic",key="",route="none",status="404"} 1.0' in response.text
+    assert f'shim_requests_total{{dialect="classic",key="",route="{EDITS}",status="400"}} 1.0' in response.text
     assert f'shim_request_seconds_count{{route="{EDITS}",status="400",stream="false"}} 1.0' in response.text
     assert f'shim_build_info{{version="{VERSION}"}} 1.0' in response.text
     assert "_created" not in response.text

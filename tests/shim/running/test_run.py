@@ -16,6 +16,7 @@ from starlette.types import Message
 
 from shim.errors import ClientGone, GenerationError, GenerationTimeout
 from shim.guards.flood import Flood
+from shim.guards.keys import Keys
 from shim.metrics import Metrics
 from shim.reading.edit import Edit, edit_of
 from shim.reading.spool import Spool
@@ -41,6 +42,7 @@ class Running:
     def __init__(self, edit: Edit, triton: ScriptedTriton) -> None:
         self.services = Services(
             settings=SETTINGS,
+            keys=Keys(""),
             model=triton,
             readiness=Readiness(triton.servers),
             told=Told(triton.about),
