@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -15,6 +16,7 @@ from qwen_edit.intake import Intake
 from qwen_edit.job import Job
 from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.request import EditRequest
+from qwen_edit.scheduling import spent
 from qwen_edit.worker import Worker
 
 from tests.kit.engines import edit
@@ -52,9 +54,17 @@ class Line:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def submit(
-        self, name: str, pictures: int, *, arrival: float, continued: bool = False, cancel: bool = False
+        self,
+        name: str,
+        pictures: int,
+        *,
+        arrival: float,
+        continued: bool = False,
+        cancel: bool = False,
+        caller: str = "somebody",
     ) -> None:
-        request = edit(*[b"x"] * pictures, id=name, arrival=arrival, start_step=1 if continued else 0)
+        start = 1 if continued else 0
+        request = edit(*[b"x"] * pictures, id=name, arrival=arrival, start_step=start, caller=caller)
         self.intake.submit(Job(request, Answer(cancel=cancel), next(self.numbers)))
 
     def decode(self, count: int) -> None:
@@ -104,6 +114,21 @@ def test_continued_edits_come_first_then_who_had_fewest_then_by_arrival(line: Li
         line.decode(1)
         line.wait_for(1, line.worker.at_work)
     assert line.worker.begun[DECODERS:] == ["continued", "continued", "many", "early", "late", "many", "many"]
+
+
+def test_whoever_had_much_decoded_lately_goes_behind_the_others(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the segments of one caller's masked edits, which come again and again, would keep everybody waiting."""
+    monkeypatch.setattr(spent, "LIGHT_SECONDS", 0.0001)
+    line.submit("greedy", 2, arrival=1, continued=True, caller="greedy")
+    line.decode(1)
+    line.wait_for(1, line.worker.at_work)
+    time.sleep(0.01)
+    line.submit("other", 2, arrival=2, caller="other")
+    line.submit("nothing to do", 0, arrival=10)
+    line.wait_for(2, line.done)  # so the others stand in the line
+    line.decode(1)
+    line.wait_for(1, line.worker.at_work)
+    assert line.worker.begun[DECODERS:] == ["greedy", "other"]
 
 
 def test_a_job_has_one_picture_at_a_time_decoded(line: Line) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from qwen_edit.conditioning.preparation import Preparing
 from qwen_edit.errors import Cancelled, EditError, Failed
 from qwen_edit.job import Job, in_order
 from qwen_edit.pictures.decoders import DECODERS
+from qwen_edit.scheduling.spent import Spent
 from qwen_edit.worker import Worker
 
 log = logging.getLogger("image_edit_server")
@@ -20,7 +21,7 @@ log = logging.getLogger("image_edit_server")
 Order = tuple[float | str, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
     """A job that is being prepared."""
 
@@ -29,8 +30,12 @@ class Turn:
     decoded: int = 0  # pictures
 
     @property
+    def whose(self) -> str:
+        return self.job.request.caller or self.job.request.edit_id
+
+    @property
     def order(self) -> Order:
-        """Continued edits first, then whoever had fewest pictures decoded, then by their place."""
+        """Of one caller: continued edits first, then whoever had fewest pictures decoded, then by their place."""
         return (not self.job.request.continued, self.decoded, *in_order(self.job))
 
 
@@ -39,6 +44,7 @@ class Intake:
     `picture_ended()` after each picture.
 
     One thread begins every job, and ends those that have nothing to decode, whatever the others decode meanwhile.
+    Callers for whom much was decoded lately go behind the others, continued or not.
     """
 
     def __init__(
@@ -48,7 +54,10 @@ class Intake:
         self._done = done
         self._picture_ended = picture_ended
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._turns: queue.PriorityQueue[tuple[Order, Turn | None]] = queue.PriorityQueue()
+        self._turns: list[Turn] = []
+        self._spent = Spent()
+        self._closed = False
+        self._changed = threading.Condition()  # guards the three
         self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
         self._decoding = [threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(DECODERS)]
         for thread in (self._beginning, *self._decoding):
@@ -61,8 +70,9 @@ class Intake:
         """Ends what it has, first."""
         self._arrivals.put(None)
         self._beginning.join()
-        for number, _ in enumerate(self._decoding):
-            self._turns.put(((math.inf, number), None))
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         for thread in self._decoding:
             thread.join()
 
@@ -71,7 +81,7 @@ class Intake:
             self._advance(Turn(job, self._worker.prepare(job.request)))
 
     def _decode(self) -> None:
-        while (turn := self._turns.get()[1]) is not None:
+        while (turn := self._next()) is not None:
             if turn.job.unwanted:
                 self._done(turn.job, Cancelled("the client cancelled this edit"))
                 continue
@@ -79,12 +89,25 @@ class Intake:
             self._advance(turn)
             self._picture_ended()
 
+    def _next(self) -> Turn | None:
+        with self._changed:
+            while not self._turns:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            now = time.monotonic()
+            turn = min(self._turns, key=lambda turn: (self._spent.level(turn.whose, now), turn.order))
+            self._turns.remove(turn)
+            return turn
+
     def _advance(self, turn: Turn) -> None:
         """Up to the next picture, or to the end."""
         job, error = turn.job, None
         try:
-            next(turn.preparing)
-            self._turns.put((turn.order, turn))
+            self._work(turn)
+            with self._changed:
+                self._turns.append(turn)
+                self._changed.notify()
             return
         except StopIteration as prepared:
             job.queue(prepared.value)
@@ -94,3 +117,13 @@ class Intake:
             log.exception("edit %s could not be prepared", job.request.id)
             error = Failed("the request could not be prepared")
         self._done(job, error)
+
+    def _work(self, turn: Turn) -> None:
+        started = time.monotonic()
+        try:
+            next(turn.preparing)
+        finally:
+            if turn.decoded:
+                now = time.monotonic()
+                with self._changed:
+                    self._spent.add(turn.whose, now - started, now)

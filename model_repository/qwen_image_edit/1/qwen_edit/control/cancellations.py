@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from qwen_edit.control.private_folder import private_folder
 
 KEPT_SECONDS = 60.0  # for a call that overtakes the edit it is about
+FORGET_SECONDS = 1.0  # between two looks at all of them
 MARK = re.compile(r"[0-9a-f]{64}")
 
 
@@ -23,6 +25,7 @@ class Cancellations:
 
     def __init__(self, folder: Path) -> None:
         self._folder = private_folder(folder)
+        self._looked_at = -math.inf
 
     def add(self, request_id: str) -> None:
         self._forget_old()
@@ -40,7 +43,11 @@ class Cancellations:
         return self._folder / hashlib.sha256(request_id.encode()).hexdigest()
 
     def _forget_old(self) -> None:
-        for mark in private_folder(self._folder).iterdir():
+        folder = private_folder(self._folder)
+        if time.monotonic() - self._looked_at < FORGET_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        for mark in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another instance was faster
                 if MARK.fullmatch(mark.name) and time.time() - mark.lstat().st_mtime > KEPT_SECONDS:
                     mark.unlink()
