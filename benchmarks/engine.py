@@ -32,6 +32,7 @@ from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
 from qwen_edit.forward.attention import varlen_operator
+from qwen_edit.forward.block import Paths
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
@@ -60,7 +61,7 @@ def main() -> None:
     options = parse_options()
     device = torch.device(options.device)
     parts = build_pipeline(options.family, options.checkpoint.removesuffix("-random"), device=device)
-    ragged.bind(parts.transformer, varlen=varlen_operator(device))
+    ragged.bind(parts.transformer, Paths(varlen=varlen_operator(device)))
     pipeline = Pipeline(parts)
     results = [
         measure(pipeline, size, scale, options) for size, scale in itertools.product(options.sizes, options.guidance)

@@ -33,19 +33,19 @@ from benchmarks.ways import Case, Finished, Model, Option, error_against, reques
 SHORT = 8  # steps of an edit that is timed several times; longer ones once
 
 OPTIONS = (
-    Option("eager", Loading(), edits="short"),
+    Option("eager", Loading(compile=False), edits="short"),
     Option("compiled", Loading(compile=True), edits="all"),
     Option("compiled, fp8", Loading(compile=True, quantization="fp8"), edits="all"),
-    Option("cuDNN attention", Loading(attention_backend="native_cudnn")),
-    Option("flash attention", Loading(attention_backend="native_flash")),
+    Option("cuDNN attention", Loading(compile=False, attention_backend="native_cudnn")),
+    Option("flash attention", Loading(compile=False, attention_backend="native_flash")),
     Option("compiled, cuDNN attention", Loading(compile=True, attention_backend="native_cudnn"), edits="short"),
-    Option("compiled for each size", Loading(), fixed_shapes=True),
-    Option("int8", Loading(quantization="int8")),
+    Option("compiled for each size", Loading(compile=False), fixed_shapes=True),
+    Option("int8", Loading(compile=False, quantization="int8")),
     Option("compiled, int8", Loading(compile=True, quantization="int8")),
-    Option("nf4", Loading(quantization="nf4", text_encoder_quantization="nf4")),
-    Option("int8 text encoder", Loading(text_encoder_quantization="int8")),
-    Option("VAE in tiles", Loading(vae_tiling=True)),
-    Option("offloaded in groups", Loading(offload="group")),
+    Option("nf4", Loading(compile=False, quantization="nf4", text_encoder_quantization="nf4")),
+    Option("int8 text encoder", Loading(compile=False, text_encoder_quantization="int8")),
+    Option("VAE in tiles", Loading(compile=False, vae_tiling=True)),
+    Option("offloaded in groups", Loading(compile=False, offload="group")),
 )
 
 
@@ -101,7 +101,7 @@ class Run:
         return 1 if case.steps > SHORT else self.options.rounds
 
     def seconds_to_load(self, option: Option) -> float:
-        return 15 + (self.compile_seconds if option.loading.compile or option.fixed_shapes else 0)
+        return 15 + (self.compile_seconds if option.loading.compile is True or option.fixed_shapes else 0)
 
 
 def versions() -> dict[str, Any]:
@@ -178,7 +178,7 @@ def measure_option(run: Run, option: Option) -> None:
         release(None)
         return
     results["load_seconds"] = time.monotonic() - started
-    if option.loading.compile:
+    if option.loading.compile is True:
         run.compile_seconds = results["load_seconds"]
     run.attempt(results, "against stock", lambda: error_against(model.edit(run.correctness), run.reference), seconds=10)
     for size in run.options.sizes:

@@ -16,6 +16,7 @@ from PIL import Image
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
+from qwen_edit.forward.block import Paths
 from qwen_edit.forward.denoise import Denoiser, Denoising
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
@@ -73,7 +74,7 @@ class Model:
         parts = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
         self.pipeline: Pipeline = accelerate(parts, option.loading, max(run.sizes) ** 2, self.device)
         if option.fixed_shapes:
-            ragged.bind(parts.transformer, compiling.compiled_halves(dynamic=False))
+            ragged.bind(parts.transformer, Paths(compiling.compiled_halves(dynamic=False)))
 
     def _sizes(self, side: int) -> Sizes:
         """References are encoded at the area of the output."""

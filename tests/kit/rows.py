@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+from qwen_edit.forward import ragged
 from qwen_edit.pipeline import Row
 
 from tests.kit.engines import difference
@@ -45,16 +46,7 @@ def four_rows(transformer: Any) -> list[Row]:
 
 
 @torch.inference_mode()
-def by_diffusers(transformer: Any, alone: Row) -> torch.Tensor:
-    velocity: torch.Tensor = transformer(
-        hidden_states=alone.tokens[None], encoder_hidden_states=alone.text[None], timestep=torch.tensor([alone.time]),
-        img_shapes=[list(alone.shapes)], return_dict=False,
-    )[0]  # fmt: skip
-    return velocity[0, : prod(alone.shapes[0])]
-
-
-@torch.inference_mode()
 def largest_difference(transformer: Any, rows: Sequence[Row]) -> float:
     """Of the rows in one forward of ours from each alone, over the standard deviation of the latter."""
     ours = transformer(rows=rows)
-    return max(difference(our, by_diffusers(transformer, alone)) for our, alone in zip(ours, rows, strict=True))
+    return max(difference(our, ragged.alone(transformer, row)) for our, row in zip(ours, rows, strict=True))

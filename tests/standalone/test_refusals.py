@@ -83,7 +83,7 @@ def test_a_bad_setting_is_refused_with_its_name_and_value(name: str, value: str)
     [
         ("MAX_SIDE", "20000", "a whole number from 64 to 16384"),
         ("MAX_JOBS", "1e1", "a whole number from 1 to 100000"),
-        ("COMPILE", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
+        ("COMPILE", "maybe", "auto, or one of 1, true, yes, on, 0, false, no, off"),
         ("LORA", ":1", "a comma list of PATH or PATH:WEIGHT"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from qwen_edit.forward import ragged
 from qwen_edit.forward.attention import SHORT_ROW_TOKENS, VARLEN_PARAMETERS, fits, runs_of, varlen_operator
+from qwen_edit.forward.block import Paths
 from torch.nn.attention.varlen import varlen_attn
 
 from tests.kit.engines import difference, load_pipeline
@@ -34,11 +35,21 @@ LONG = SHORT_ROW_TOKENS + 1
 )  # fmt: skip
 def test_neighbours_that_are_short_share_a_call(tokens: list[int], calls: list[Any]) -> None:
     found = runs_of(tokens, CPU, varlen=True)
-    assert [(*run[:3], run.starts.tolist() if run.starts is not None else None) for run in found] == calls
+    assert all(run.queries is run.keys for run in found)
+    spans = [run.keys for run in found]
+    assert [(*span[:3], span.starts.tolist() if span.starts is not None else None) for span in spans] == calls
 
 
 def test_without_the_operator_every_row_is_a_call() -> None:
-    assert [run[:2] for run in runs_of([10, 20, LONG], CPU, varlen=False)] == [(0, 10), (10, 30), (30, 30 + LONG)]
+    runs = runs_of([10, 20, LONG], CPU, varlen=False)
+    assert [run.keys[:2] for run in runs] == [(0, 10), (10, 30), (30, 30 + LONG)]
+
+
+def test_who_asks_may_be_fewer_than_who_is_seen() -> None:
+    together, alone = runs_of([10, 20, LONG], CPU, varlen=True, asking=[4, 5, 6])
+    assert (together.queries[:3], together.keys[:3]) == ((0, 9, 5), (0, 30, 20))
+    assert [span.starts.tolist() for span in together if span.starts is not None] == [[0, 4, 9], [0, 10, 30]]
+    assert (alone.queries[:2], alone.keys[:2]) == ((9, 15), (30, 30 + LONG))
 
 
 def stand_in(
@@ -52,13 +63,14 @@ def stand_in(
 ) -> torch.Tensor:
     """What torch's operator computes, which runs on GPUs alone, from the same index tensors."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-    assert int(cu_seq_q[-1]) == len(query) == len(key)
-    assert max_q == max_k == int(cu_seq_q.diff().max())
-    output = torch.full_like(query, torch.nan)
-    for start, stop in zip(cu_seq_q[:-1].tolist(), cu_seq_k[1:].tolist(), strict=True):
-        q, k, v = (states[start:stop].transpose(0, 1)[None] for states in (query, key, value))
-        output[start:stop] = torch.nn.functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
-    return output
+    assert (int(cu_seq_q[-1]), int(cu_seq_k[-1])) == (len(query), len(key))
+    assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
+    asking, *seen = (
+        states.split_with_sizes(starts.diff().tolist())
+        for states, starts in ((query, cu_seq_q), (key, cu_seq_k), (value, cu_seq_k))
+    )
+    rows = [[states.transpose(0, 1)[None] for states in row] for row in zip(asking, *seen, strict=True)]
+    return torch.cat([torch.nn.functional.scaled_dot_product_attention(*row)[0].transpose(0, 1) for row in rows])
 
 
 @torch.inference_mode()
@@ -70,7 +82,7 @@ def test_short_rows_in_one_call_get_what_each_gets_in_its_own(sensitive: Callabl
         calls.append(len(states[3]) - 1)
         return stand_in(*states)
 
-    ragged.bind(together, varlen=counted)
+    ragged.bind(together, Paths(varlen=counted))
     sides = [(4, 4), (3, 9), (36, 36), (5, 5), (6, 6), (7, 7)]
     rows = [random_row(together, [each], text_tokens=2 + n, seed=n) for n, each in enumerate(sides)]
     for ours, reference in zip(together(rows=rows), looped(rows=rows), strict=True):

@@ -74,12 +74,24 @@ def _attention_from_the_next_token_on(patch: pytest.MonkeyPatch) -> None:
 
 def _attention_to_all_rows(patch: pytest.MonkeyPatch) -> None:
     right = attention.runs_of
-    patch.setattr(places, "runs_of", lambda tokens, *given, **named: right([sum(tokens)], *given, **named))
+
+    def of_one_row(tokens: Sequence[int], *given: Any, asking: Sequence[int] | None = None, **named: Any) -> Any:
+        return right([sum(tokens)], *given, asking=None if asking is None else [sum(asking)], **named)
+
+    patch.setattr(places, "runs_of", of_one_row)
 
 
 def _rows_in_another_order(patch: pytest.MonkeyPatch) -> None:
     right = attention.joined
     patch.setattr(block, "joined", lambda parts: right(parts[::-1]))
+
+
+def _references_in_place_of_the_outputs(patch: pytest.MonkeyPatch) -> None:
+    def last(image: torch.Tensor, places: places.Places) -> torch.Tensor:
+        rows = image.split_with_sizes(places.image_tokens)
+        return torch.cat([row[-tokens:] for row, tokens in zip(rows, places.output_tokens, strict=True)])
+
+    patch.setattr(block, "outputs", last)
 
 
 def _times_of_the_row_before(patch: pytest.MonkeyPatch) -> None:
@@ -94,7 +106,8 @@ def _references_at_a_rows_time(patch: pytest.MonkeyPatch) -> None:
 
 MUTATIONS: list[Mutation] = [
     _rotary_positions_one_further, _rotary_positions_of_another_row, _attention_from_the_next_token_on,
-    _attention_to_all_rows, _rows_in_another_order, _times_of_the_row_before, _references_at_a_rows_time,
+    _attention_to_all_rows, _rows_in_another_order, _references_in_place_of_the_outputs, _times_of_the_row_before,
+    _references_at_a_rows_time,
 ]  # fmt: skip
 
 
@@ -115,7 +128,7 @@ def test_a_companys_places_are_found_once_and_few_companies_are_kept() -> None:
         image_tokens = sum(map(prod, shapes))
         return torch.ones(image_tokens, 2, dtype=torch.complex64), torch.ones(text_tokens, 2, dtype=torch.complex64)
 
-    companies = places.PlacesOfCompanies(angles, references_at_zero=True, varlen=False, kept=2)
+    companies = places.PlacesOfCompanies(angles, references_at_zero=True, kept=2)
     one, two, three = (Row(torch.zeros(4, 1), ((1, 2, 2),), torch.zeros(tokens, 1), 0.5) for tokens in (1, 2, 3))
     first = companies.of([one, two])
     assert companies.of([one, two]) is first

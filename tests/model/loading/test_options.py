@@ -169,7 +169,7 @@ def test_options_that_exclude_each_other_are_refused_on_a_gpu_too(environ: dict[
     [
         ("TORCH_DTYPE", "bf16", "one of auto, bfloat16"),
         ("ATTENTION_BACKEND", "fast", "one of native, native_cudnn"),
-        ("COMPILE", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
+        ("COMPILE", "maybe", "auto, or one of 1, true, yes, on, 0, false, no, off"),
         ("QUANTIZATION", "int4", "one of none, fp8, int8, nf4"),
         ("OFFLOAD", "disk", "one of none, model, group"),
         ("LORA", "a.safetensors:heavy", "PATH or PATH:WEIGHT"),

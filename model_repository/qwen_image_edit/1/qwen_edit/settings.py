@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from qwen_edit.settings_grammar import (
     Cast,
@@ -60,6 +60,10 @@ def _scheduler_config(value: str) -> tuple[tuple[str, Any], ...]:
 
 ADAPTERS = Cast("a comma list of PATH or PATH:WEIGHT", _adapters)
 JSON_OBJECT = Cast("a JSON object", _scheduler_config)
+AUTO: Literal["auto"] = "auto"
+AUTO_OR_BOOLEAN = Cast[bool | Literal["auto"]](
+    f"auto, or {boolean.allowed}", lambda value: AUTO if value.lower() == AUTO else boolean.parse(value)
+)
 QUANTIZATION = choice("none", "fp8", "int8", "nf4")
 
 
@@ -83,8 +87,12 @@ class Loading:
         "native",
         "Kernel of the transformer's attention. `native`: PyTorch chooses.",
     )  # fmt: skip
-    compile: bool = setting(
-        "COMPILE", boolean, False, "true: the transformer's blocks are compiled at load, which takes minutes."
+    compile: bool | Literal["auto"] = setting(
+        "COMPILE",
+        AUTO_OR_BOOLEAN,
+        AUTO,
+        "true: the transformer's blocks are compiled at load, which takes minutes. `auto`: on a GPU, and served as "
+        "they are where that fails.",
     )
     quantization: str = setting("QUANTIZATION", QUANTIZATION, "none", "Quantisation of the transformer's weights.")
     text_encoder_quantization: str = setting(

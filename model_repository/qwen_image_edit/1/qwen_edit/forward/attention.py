@@ -23,8 +23,8 @@ VARLEN_PARAMETERS = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "
 Varlen = Callable[..., Any]  # its first parameters are these; it answers the output
 
 
-class Run(NamedTuple):
-    """Consecutive rows whose attention is computed in one call."""
+class Span(NamedTuple):
+    """Consecutive tokens of one row or more."""
 
     start: int  # the first row's first token
     stop: int
@@ -32,18 +32,29 @@ class Run(NamedTuple):
     starts: torch.Tensor | None  # (rows + 1,) int32, where each row begins, and the last one ends; None: it is one row
 
 
-def runs_of(tokens: Sequence[int], device: torch.device, *, varlen: bool) -> tuple[Run, ...]:
-    """The calls for rows of so many tokens each."""
-    ends = [0, *accumulate(tokens)]
+class Run(NamedTuple):
+    """Consecutive rows whose attention is computed in one call."""
 
-    def run(rows: Sequence[int]) -> Run:
-        first, last = rows[0], rows[-1]
-        starts = torch.tensor([ends[row] - ends[first] for row in range(first, last + 2)], dtype=torch.int32)
-        longest = max(tokens[row] for row in rows)
-        return Run(ends[first], ends[last + 1], longest, starts.to(device) if len(rows) > 1 else None)
+    queries: Span
+    keys: Span
 
+
+def runs_of(
+    tokens: Sequence[int], device: torch.device, *, varlen: bool, asking: Sequence[int] | None = None
+) -> tuple[Run, ...]:
+    """The calls for rows of so many tokens each, of which so many ask: all, unless it is told."""
     short = groupby(range(len(tokens)), lambda row: varlen and tokens[row] <= SHORT_ROW_TOKENS)
-    return tuple(run(rows) for together, group in short for rows in _calls(list(group), together=together))
+    calls = [rows for together, group in short for rows in _calls(list(group), together=together)]
+    keys = [_span(tokens, rows, device) for rows in calls]
+    queries = keys if asking is None else [_span(asking, rows, device) for rows in calls]
+    return tuple(map(Run, queries, keys))
+
+
+def _span(tokens: Sequence[int], rows: Sequence[int], device: torch.device) -> Span:
+    ends, (first, *_, last) = [0, *accumulate(tokens)], (*rows, rows[-1])
+    starts = torch.tensor([ends[row] - ends[first] for row in range(first, last + 2)], dtype=torch.int32)
+    longest = max(tokens[row] for row in rows)
+    return Span(ends[first], ends[last + 1], longest, starts.to(device) if len(rows) > 1 else None)
 
 
 def _calls(rows: list[int], *, together: bool) -> list[list[int]]:
@@ -79,12 +90,12 @@ def attended(
 ) -> torch.Tensor:
     """(tokens, heads, width of a head), each"""
     outputs = []
-    for start, stop, longest, starts in runs:
-        parts = [states[start:stop] for states in (queries, keys, values)]
-        if starts is None or varlen is None:
+    for asking, seen in runs:
+        parts = queries[asking.start : asking.stop], *(states[seen.start : seen.stop] for states in (keys, values))
+        if seen.starts is None or varlen is None:
             outputs.append(dense_attention(attention, *parts))
         else:
-            outputs.append(varlen(*parts, starts, starts, longest, longest))
+            outputs.append(varlen(*parts, asking.starts, seen.starts, asking.longest, seen.longest))
     return joined(outputs)
 
 

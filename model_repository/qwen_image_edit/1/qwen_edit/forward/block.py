@@ -6,8 +6,8 @@ a block's streams, the pictures' and the text's, and can be compiled: neither kn
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from qwen_edit.forward.rotary import rotated
 
 FLOAT16_MAX = 65504.0
 
+Products = tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]  # layers that make queries, keys and values
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys, values: (tokens, heads, width of a head)
 
 
@@ -26,9 +27,8 @@ class Stream(NamedTuple):
     """The modules of one stream. They are only ever called: what a hook or an adapter does to one then happens."""
 
     norm: torch.nn.Module
-    queries: torch.nn.Module
-    keys: torch.nn.Module
-    values: torch.nn.Module
+    products: Products  # queries, keys, values
+    joint: torch.nn.Module | None  # all three in one, where there is one
     norm_queries: torch.nn.Module
     norm_keys: torch.nn.Module
     output: torch.nn.Module
@@ -37,20 +37,30 @@ class Stream(NamedTuple):
     head: int  # its width
 
 
-def image_stream(block: Any) -> Stream:
+def image_stream(block: Any, joint: Mapping[Products, torch.nn.Module]) -> Stream:
     attn = block.attn
+    products = products_of_image(attn)
     return Stream(
-        block.img_norm1, attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k, attn.to_out[0], block.img_norm2,
+        block.img_norm1, products, joint.get(products), attn.norm_q, attn.norm_k, attn.to_out[0], block.img_norm2,
         block.img_mlp, attn.inner_dim // attn.heads,
     )  # fmt: skip
 
 
-def text_stream(block: Any) -> Stream:
+def text_stream(block: Any, joint: Mapping[Products, torch.nn.Module]) -> Stream:
     attn = block.attn
+    products = products_of_text(attn)
     return Stream(
-        block.txt_norm1, attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k,
-        attn.to_add_out, block.txt_norm2, block.txt_mlp, attn.inner_dim // attn.heads,
+        block.txt_norm1, products, joint.get(products), attn.norm_added_q, attn.norm_added_k, attn.to_add_out,
+        block.txt_norm2, block.txt_mlp, attn.inner_dim // attn.heads,
     )  # fmt: skip
+
+
+def products_of_image(attn: Any) -> Products:
+    return attn.to_q, attn.to_k, attn.to_v
+
+
+def products_of_text(attn: Any) -> Products:
+    return attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
 
 
 def before_attention(
@@ -59,9 +69,11 @@ def before_attention(
     """`tokens` (tokens, width), `modulations` (times, 6 width), `times` (tokens,), `angles` (tokens, pairs, 2)"""
     shift, scale, *_ = modulations.chunk(6, dim=-1)
     modulated = _modulated(stream.norm(tokens), shift, scale, times)
-    queries, keys, values = (
-        layer(modulated).unflatten(-1, (-1, stream.head)) for layer in (stream.queries, stream.keys, stream.values)
-    )
+    if stream.joint is None:
+        made = [layer(modulated) for layer in stream.products]
+    else:
+        made = stream.joint(modulated).chunk(3, dim=-1)
+    queries, keys, values = (each.unflatten(-1, (-1, stream.head)) for each in made)
     return rotated(stream.norm_queries(queries), angles), rotated(stream.norm_keys(keys), angles), values
 
 
@@ -88,16 +100,29 @@ class Halves:
     after: Callable[[Stream, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = after_attention
 
 
-class BlockForward:
-    """The `forward` of a block: for rows where their places are given, else diffusers' own."""
+@dataclass
+class Paths:
+    """The ways that forwards take, which give the same; shared by a transformer and its blocks, and changed at load."""
 
-    def __init__(self, block: Any, halves: Halves, varlen: Varlen | None) -> None:
-        self._attention = block.attn
+    halves: Halves = Halves()
+    varlen: Varlen | None = None  # None: every row's attention is a call
+    joint: Mapping[Products, torch.nn.Module] = field(default_factory=dict)  # what stands for three layers, by these
+    together: bool = True  # False: each row alone, by diffusers' forward
+
+
+class BlockForward:
+    """The `forward` of a block: for rows where their places are given, else diffusers' own.
+
+    Its layers are looked up each time: whatever replaces one, when it is loaded or later, is what is called.
+    """
+
+    def __init__(self, block: Any, paths: Paths, *, for_outputs: bool) -> None:
+        """`for_outputs`: of the last block only what it makes of the outputs' tokens is wanted."""
+        self._block = block
         self._diffusers = block.forward
-        self._image, self._text = image_stream(block), text_stream(block)
         self._image_modulations, self._text_modulations = Modulations(block.img_mod), Modulations(block.txt_mod)
-        self._halves = halves
-        self._varlen = varlen
+        self._paths = paths
+        self._for_outputs = for_outputs
 
     def __call__(self, *given: Any, places: Places | None = None, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
         if places is None:
@@ -109,18 +134,32 @@ class BlockForward:
     def _moved(
         self, image: torch.Tensor, text: torch.Tensor, times: Times, places: Places
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tokens of all rows, pictures' and text, after this block."""
-        before, after = self._halves.before, self._halves.after
+        """The tokens of all rows, pictures' (or the outputs' of these) and text, after this block."""
+        block, joint, halves = self._block, self._paths.joint, self._paths.halves
+        of_image, of_text = image_stream(block, joint), text_stream(block, joint)
         image_modulations, text_modulations = self._image_modulations.of(times), self._text_modulations.of(times)
-        of_image = before(self._image, image, image_modulations, places.image_times, places.image_angles)
-        of_text = before(self._text, text, text_modulations, places.text_times, places.text_angles)
-        queries, keys, values = (_rows(*each, places) for each in zip(of_image, of_text, strict=True))
-        heads = attended(self._attention, queries, keys, values, places.runs, self._varlen).flatten(1)
-        image_heads, text_heads = _streams(heads, places)
+        image_heads = halves.before(of_image, image, image_modulations, places.image_times, places.image_angles)
+        text_heads = halves.before(of_text, text, text_modulations, places.text_times, places.text_angles)
+        keys, values = (_rows(*each, places) for each in zip(image_heads[1:], text_heads[1:], strict=True))
+        if self._for_outputs:
+            queries, image, image_times = (
+                outputs(each, places) for each in (image_heads[0], image, places.image_times)
+            )
+            heads = attended(block.attn, queries, keys, values, places.output_runs, self._paths.varlen)
+            return halves.after(of_image, image, heads.flatten(1), image_modulations, image_times), text
+        queries = _rows(image_heads[0], text_heads[0], places)
+        heads = attended(block.attn, queries, keys, values, places.runs, self._paths.varlen)
+        seen_by_image, seen_by_text = _streams(heads.flatten(1), places)
         return (
-            after(self._image, image, image_heads, image_modulations, places.image_times),
-            after(self._text, text, text_heads, text_modulations, places.text_times),
+            halves.after(of_image, image, seen_by_image, image_modulations, places.image_times),
+            halves.after(of_text, text, seen_by_text, text_modulations, places.text_times),
         )
+
+
+def outputs(image: torch.Tensor, places: Places) -> torch.Tensor:
+    """Of the tokens of all rows' pictures those of the outputs, which come first in each row."""
+    rows = image.split_with_sizes(places.image_tokens)
+    return joined([row[:tokens] for row, tokens in zip(rows, places.output_tokens, strict=True)])
 
 
 def _rows(image: torch.Tensor, text: torch.Tensor, places: Places) -> torch.Tensor:

@@ -25,7 +25,8 @@ class Places(NamedTuple):
     text_times: torch.Tensor
     image_angles: torch.Tensor  # (image tokens, pairs, [cosine, sine]) rotary positions, each row's own
     text_angles: torch.Tensor
-    runs: tuple[Run, ...]
+    runs: tuple[Run, ...]  # of attention
+    output_runs: tuple[Run, ...]  # of attention where only the outputs' tokens ask
 
 
 # (shapes, text tokens, device) → the angles of a row's image tokens and of its text, as complex numbers
@@ -38,27 +39,28 @@ class PlacesOfCompanies:
     The forward has a time for each row and, after them, time 0, at which `references_at_zero` modulates references.
     """
 
-    def __init__(self, angles: Angles, *, references_at_zero: bool, varlen: bool, kept: int = 4) -> None:
+    def __init__(self, angles: Angles, *, references_at_zero: bool, kept: int = 4) -> None:
         self._angles = angles
         self._references_at_zero = references_at_zero
-        self._varlen = varlen
         self._kept = kept
-        self._companies: OrderedDict[Key, Places] = OrderedDict()
+        self._companies: OrderedDict[tuple[Key, bool], Places] = OrderedDict()
 
-    def of(self, rows: Sequence[Row]) -> Places:
-        key = tuple((row.shapes, len(row.text)) for row in rows)
+    def of(self, rows: Sequence[Row], *, varlen: bool = False) -> Places:
+        """`varlen`: short rows share calls of attention."""
+        key = tuple((row.shapes, len(row.text)) for row in rows), varlen
         if key not in self._companies:
-            self._companies[key] = self._found(key, rows[0].tokens.device)
+            self._companies[key] = self._found(*key, rows[0].tokens.device)
             if len(self._companies) > self._kept:
                 self._companies.popitem(last=False)
         self._companies.move_to_end(key)
         return self._companies[key]
 
-    def _found(self, key: Key, device: torch.device) -> Places:
+    def _found(self, key: Key, varlen: bool, device: torch.device) -> Places:
         angles = [self._angles(shapes, text_tokens, device) for shapes, text_tokens in key]
         outputs = tuple(prod(shapes[0]) for shapes, _ in key)
         images = tuple(sum(map(prod, shapes)) for shapes, _ in key)
         texts = tuple(text_tokens for _, text_tokens in key)
+        tokens = [sum(each) for each in zip(texts, images, strict=True)]
         return Places(
             outputs,
             images,
@@ -67,7 +69,8 @@ class PlacesOfCompanies:
             times(range(len(key)), texts).to(device),
             in_real_numbers([image for image, _ in angles]),
             in_real_numbers([text for _, text in angles]),
-            runs_of([sum(tokens) for tokens in zip(texts, images, strict=True)], device, varlen=self._varlen),
+            runs_of(tokens, device, varlen=varlen),
+            runs_of(tokens, device, varlen=varlen, asking=outputs),
         )
 
     def _image_times(self, outputs: Sequence[int], images: Sequence[int]) -> torch.Tensor:

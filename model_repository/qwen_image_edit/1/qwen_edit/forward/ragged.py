@@ -6,51 +6,55 @@ Written over diffusers' modules, whose weights, hooks and adapters stay theirs. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 
-from qwen_edit.forward.attention import Varlen
-from qwen_edit.forward.block import BlockForward, Halves
+from qwen_edit.forward.block import BlockForward, Paths
 from qwen_edit.forward.modulations import Times
 from qwen_edit.forward.places import PlacesOfCompanies
 from qwen_edit.pipeline import Row, Shape
 
 
-def bind(transformer: Any, halves: Halves | None = None, varlen: Varlen | None = None) -> None:
-    """Call it once, before anything puts hooks on the transformer; without `varlen` every row's attention is a call."""
-    for block in transformer.transformer_blocks:
-        block.forward = BlockForward(block, halves or Halves(), varlen)
-    transformer.forward = RaggedForward(transformer, varlen=varlen is not None)
+def bind(transformer: Any, paths: Paths | None = None) -> None:
+    """Call it once, before anything puts hooks on the transformer."""
+    paths = paths or Paths()
+    last = len(transformer.transformer_blocks) - 1
+    for number, block in enumerate(transformer.transformer_blocks):
+        block.forward = BlockForward(block, paths, for_outputs=number == last)
+    transformer.forward = RaggedForward(transformer, paths)
 
 
 class RaggedForward:
     """The `forward` of the transformer: for rows where it is given some, else diffusers' own."""
 
-    def __init__(self, transformer: Any, *, varlen: bool) -> None:
+    def __init__(self, transformer: Any, paths: Paths) -> None:
         self._transformer = transformer
         self._diffusers = transformer.forward
-        self._places = PlacesOfCompanies(self._angles, references_at_zero=transformer.config.zero_cond_t, varlen=varlen)
+        self._paths = paths
+        self._places = PlacesOfCompanies(self._angles, references_at_zero=transformer.config.zero_cond_t)
 
     def __call__(self, *given: Any, rows: Sequence[Row] | None = None, **named: Any) -> Any:
-        return self._diffusers(*given, **named) if rows is None else self._velocities(rows)
+        if rows is None:
+            return self._diffusers(*given, **named)
+        return self._velocities(rows) if self._paths.together else [alone(self._diffusers, row) for row in rows]
 
     def _velocities(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Of each row's output, (tokens, channels)."""
-        transformer, places = self._transformer, self._places.of(rows)
+        transformer, places = self._transformer, self._places.of(rows, varlen=self._paths.varlen is not None)
         image = transformer.img_in(torch.cat([row.tokens for row in rows]))
         text = transformer.txt_in(transformer.txt_norm(torch.cat([row.text for row in rows])))
         values = (*(row.time for row in rows), 0.0)
         embedded = transformer.time_text_embed(torch.tensor(values).to(image, non_blocking=True), image)
         for block in transformer.transformer_blocks:
             image, text = block(image, text, Times(values, embedded), places=places)
+        # The last block leaves the outputs alone.
         outputs = torch.cat(
             [
-                transformer.norm_out(of_row[None, :tokens], time[None])[0]
-                for of_row, tokens, time in zip(
-                    image.split_with_sizes(places.image_tokens), places.output_tokens, embedded[:-1], strict=True
-                )
+                transformer.norm_out(of_row[None], time[None])[0]
+                for of_row, time in zip(image.split_with_sizes(places.output_tokens), embedded[:-1], strict=True)
             ]
         )
         return list(transformer.proj_out(outputs).split_with_sizes(places.output_tokens))
@@ -62,3 +66,12 @@ class RaggedForward:
             [list(shapes)], max_txt_seq_len=text_tokens, device=device
         )
         return angles
+
+
+def alone(diffusers: Callable[..., Any], row: Row) -> torch.Tensor:
+    """What diffusers' forward makes of one row: of its output, (tokens, channels)."""
+    velocity: torch.Tensor = diffusers(
+        hidden_states=row.tokens[None], encoder_hidden_states=row.text[None], img_shapes=[list(row.shapes)],
+        timestep=torch.tensor([row.time], device=row.tokens.device), return_dict=False,
+    )[0]  # fmt: skip
+    return velocity[0, : prod(row.shapes[0])]

@@ -17,13 +17,11 @@ from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.families.family import MEGAPIXEL
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import prefixes, ragged
-from qwen_edit.forward.attention import Varlen
-from qwen_edit.forward.block import Halves
+from qwen_edit.forward.block import Paths
 from qwen_edit.forward.pipeline21 import Pipeline21
 from qwen_edit.loading import (
     adapters,
     attention,
-    compiling,
     pictures_once,
     placement,
     prefix_room,
@@ -31,7 +29,9 @@ from qwen_edit.loading import (
     single_frame,
 )
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
+from qwen_edit.loading.fast_ways import fast_ways
 from qwen_edit.loading.presets import PRESETS, reconfigured
+from qwen_edit.loading.self_check import SelfCheck
 from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
@@ -99,19 +99,20 @@ def accelerate(
     parts: Any, loading: Loading, reference_area: int, device: torch.device, *, balanced: bool = False
 ) -> Pipeline:
     """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
-    _apply(parts, loading, device)
+    paths = Paths()
+    _apply(parts, loading, device, paths)
     pipeline = pipeline_of(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
-    if loading.compile:
-        compiling.warm_up(pipeline, reference_area)
+    if not isinstance(pipeline, Pipeline21):
+        SelfCheck(pipeline, paths).run(fast_ways(pipeline, paths, loading, device, reference_area))
     return pipeline
 
 
-def bind(parts: Any, halves: Halves | None = None, varlen: Varlen | None = None) -> None:
+def bind(parts: Any, paths: Paths | None = None) -> None:
     """Puts our forward in the place of the transformer's own, which it still is where diffusers calls it."""
     if isinstance(parts, QwenImage21Pipeline):
         prefixes.bind(parts.transformer)
     else:
-        ragged.bind(parts.transformer, halves, varlen)
+        ragged.bind(parts.transformer, paths)
 
 
 def pipeline_of(parts: Any, devices: Devices | None = None) -> Pipeline:
@@ -125,7 +126,7 @@ def check(settings: Settings, device: torch.device) -> None:
     placement.check_offload(loading.offload, device)
     quantization.check(quantization.TRANSFORMER, loading.quantization, device)
     quantization.check(quantization.TEXT_ENCODER, loading.text_encoder_quantization, device)
-    if loading.compile and loading.offload != "none":
+    if loading.compile is True and loading.offload != "none":
         raise LoadError(f"COMPILE=true: not together with OFFLOAD={loading.offload}, whose weights come and go")
     if settings.device_map != "balanced":
         return
@@ -137,16 +138,15 @@ def check(settings: Settings, device: torch.device) -> None:
         raise LoadError("OFFLOAD=model: not together with DEVICE_MAP=balanced; none or group is allowed there")
 
 
-def _apply(parts: Any, loading: Loading, device: torch.device) -> None:
+def _apply(parts: Any, loading: Loading, device: torch.device, paths: Paths) -> None:
     """What changes the parts of the pipeline, in the order that each needs; still in main memory."""
     preset = PRESETS[loading.preset].scheduler if loading.preset else {}
     parts.scheduler = reconfigured(parts.scheduler, {**preset, **dict(loading.scheduler_config)})
     adapters.add(parts, loading.adapters, fuse=loading.fuse_adapters)
     attention.set_backend(parts.transformer, loading.attention_backend, device)
-    if loading.compile and isinstance(parts, QwenImage21Pipeline):
-        raise LoadError("COMPILE=true: not for a QwenImage21Pipeline checkpoint")
-    halves = compiling.compiled_halves() if loading.compile else Halves()
-    bind(parts, halves, attention.varlen(loading.attention_backend, device))
+    if loading.compile is True and isinstance(parts, QwenImage21Pipeline):
+        raise LoadError("COMPILE=true: not for a QwenImage21Pipeline checkpoint; auto or false is allowed there")
+    bind(parts, paths)
     if not isinstance(parts, QwenImage21Pipeline):
         single_frame.bind(parts.vae)
         pictures_once.bind(parts.text_encoder.model)

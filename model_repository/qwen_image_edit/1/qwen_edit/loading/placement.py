@@ -92,7 +92,21 @@ def spread(pipeline: Any, offload: str) -> Devices:
             module.to(_device(maps[name][""]))
         else:
             dispatch_model(module, maps[name], main_device=_main(maps[name]))
+    bare_within_blocks(pipeline.transformer, maps["transformer"])
     return Devices(*(_device(_main(maps[name])) for name in ("transformer", "text_encoder", "vae")))
+
+
+def bare_within_blocks(transformer: Any, devices: DeviceMap) -> None:
+    """Takes the hooks off the layers of each block that lies on a GPU.
+
+    The block's own hook brings what goes in, so that theirs find nothing to do; and they cannot be compiled.
+    """
+    from accelerate.hooks import remove_hook_from_submodules
+
+    for number, block in enumerate(transformer.transformer_blocks):
+        if isinstance(devices.get(f"transformer_blocks.{number}"), int):
+            for child in block.children():
+                remove_hook_from_submodules(child)
 
 
 def parts_of(pipeline: Any) -> dict[str, torch.nn.Module]:
