@@ -175,6 +175,18 @@ def test_a_step_takes_those_whose_prefixes_fit_together(pipeline: Any, pictures:
         assert settled(engine)[1:] == (4, 0, 2 * room)
 
 
+def test_a_forward_counts_its_outputs_and_an_eighth_of_their_prefixes(pipeline: Any, pictures: list[bytes]) -> None:
+    """Four variants of ten references, 16 tokens each: a prefix of some 240, a row of 16 and 30."""
+    now = time.monotonic()
+    requests = [edit(*pictures, seed=n, arrival=now) for n in range(4)]
+    with engine_on(pipeline, reference_area=AREA, max_batch_tokens=200) as engine:
+        engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+        for answer in [engine.submit(request) for request in requests]:
+            answer.wait()
+        assert max(map(len, engine.worker.batches)) == 4
+        assert max(engine.worker.expected_tokens(requests[0])) < 50
+
+
 def test_a_prefix_that_never_fits_is_refused_with_both_numbers(pipeline: Any, pictures: list[bytes]) -> None:
     guided = {"true_cfg_scale": 3.0, "negative_prompt": "bad"}
     fits = edit(*pictures[:5])

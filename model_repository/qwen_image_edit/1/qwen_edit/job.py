@@ -138,11 +138,10 @@ class Job:
 
     @property
     def row_tokens(self) -> Sequence[int]:
-        """Image and text tokens, or those of a prefix, of each transformer input."""
+        """Image and text tokens of each transformer input; a prefix counts as the few that it costs."""
         if self.phase is Phase.PREPARING:
             return self.expected
-        image_tokens = self.geometry.row_tokens
-        return [image_tokens + prompt.tokens for prompt in self.prepared.prompts]
+        return [self.geometry.row_tokens(prompt.tokens) for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:
         pixels = result.image, result.latents, result.preview, result.alpha, result.history

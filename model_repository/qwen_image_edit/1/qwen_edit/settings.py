@@ -228,7 +228,8 @@ class Settings:
         "MAX_BATCH_TOKENS",
         integer(1, 2**31),
         16_384,
-        "Most image, reference and text tokens of one forward. The first edit runs however many it needs.",
+        "Most image, reference and text tokens of one forward; of Qwen-Image-2.1, which only attends to references and "
+        "text, an eighth of these counts. The first edit runs however many it needs.",
     )
     conditioning_cache_mb: int | None = setting(
         "CONDITIONING_CACHE_MB",

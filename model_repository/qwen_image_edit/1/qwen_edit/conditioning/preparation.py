@@ -68,7 +68,7 @@ class Preparation:
             masked=request.mask is not None,
         )
         texts = (request.prompt, request.negative_prompt) if request.guided else (request.prompt,)
-        return tuple(geometry.row_tokens + self._prompts.about(text, geometry) for text in texts)
+        return tuple(geometry.row_tokens(self._prompts.about(text, geometry)) for text in texts)
 
     def prepare(self, request: EditRequest) -> Preparing:
         """Stops before each picture that it decodes; raises BadRequest, UnknownPictures."""

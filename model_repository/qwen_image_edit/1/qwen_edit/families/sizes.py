@@ -14,6 +14,9 @@ from qwen_edit.settings import MIN_SIDE, Limits
 ENLARGED = 6  # times MAX_PIXELS: the most that a picture has in an answer of its own size, a phone's by default
 MAX_ANSWER_SIDE = 16_384  # pixels
 SQUARE: Size = (1, 1)  # the shape of an output that has no reference
+# A step only attends to a prefix. At the real size and an output of 1024x1024 that is a seventh of a token's arithmetic
+# (4 x 4096 x 32 for each token of the output, of 2 x 7.1 G); of smaller outputs it is less.
+ATTENDED = 8
 EVEN = 2  # tokens: an odd number of them has no middle, and a checkpoint of one area would shift its picture
 
 
@@ -26,7 +29,7 @@ class Geometry:
     references: tuple[Size, ...]  # as the VAE encodes them
     conditions: tuple[Size, ...]  # as the text encoder sees them
     token_pixels: int  # a side
-    references_in_text: bool = False  # their tokens are counted with the text's, see Prompt
+    has_prefix: bool = False  # text and references are one; their tokens are all counted with the text's, see Prompt
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -41,10 +44,9 @@ class Geometry:
         """Of the output and of each reference."""
         return [height * width for _, height, width in self.shapes]
 
-    @property
-    def row_tokens(self) -> int:
-        """Of a transformer input, but for those that are counted with the text's."""
-        return self.tokens[0] if self.references_in_text else sum(self.tokens)
+    def row_tokens(self, text_tokens: int) -> int:
+        """What a step of a transformer input with so many text tokens costs, in tokens that all layers work on."""
+        return self.tokens[0] + text_tokens // ATTENDED if self.has_prefix else sum(self.tokens) + text_tokens
 
 
 class Sizes:
@@ -99,7 +101,7 @@ class Sizes:
             references=tuple(output if self._one_area else self.area_of(size, self.reference_area) for size in images),
             conditions=tuple(self.area_of(size, self.condition_area) for size in images),
             token_pixels=self.token_pixels,
-            references_in_text=self.family.has_prefix,
+            has_prefix=self.family.has_prefix,
         )
 
     def area_of(self, size: Size, area: int) -> Size:
