@@ -67,6 +67,33 @@ def test_the_largest_edit_is_made_with_all_that_an_edit_needs(checkpoint: Callab
     assert made % TOKEN_BYTES == 0
 
 
+@pytest.mark.parametrize(
+    ("fits", "asked", "references"), [(3, None, 3), (10, None, 10), (3, "2", 2), (3, "5", 0), (0, None, 0)]
+)
+def test_where_a_largest_edit_does_not_fit_fewer_references_are_taken(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, fits: int, asked: str | None, references: int
+) -> None:
+    def free_beside(pipeline: object, sizes: object, output_pixels: int, count: int) -> int:
+        if count > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 2**30
+
+    monkeypatch.setattr(prefix_room, "free_beside", free_beside)
+    environ = {"MAX_REFERENCES": asked} if asked else {}
+    if references:
+        model = loaded(checkpoint("2.1"), **environ)
+        assert (model.prefix_bytes, model.defaults.references[1]) == (2**30, references)
+        return
+    with pytest.raises(LoadError, match=rf"MAX_REFERENCES={asked or 1}, MAX_PIXELS=2359296: so large an edit does not"):
+        loaded(checkpoint("2.1"), **environ)
+
+
+def test_a_fine_tune_is_told_by_its_class(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "FireRed-Image-Edit"
+    folder.symlink_to(checkpoint("plus"))
+    assert find(str(folder)).family.pipeline == "QwenImageEditPlusPipeline"
+
+
 def test_compile_is_refused_in_one_line(checkpoint: Callable[[str], Path]) -> None:
     with pytest.raises(LoadError, match="COMPILE=true: not for a QwenImage21Pipeline checkpoint"):
         loaded(checkpoint("2.1"), COMPILE="true")

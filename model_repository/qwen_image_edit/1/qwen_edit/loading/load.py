@@ -77,22 +77,10 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
 
 
 def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:
-    """Bytes for prefixes, of a family that has them, and most references of an edit."""
-    asked, usual, most = settings.limits.references, sizes.family.usual_references, sizes.family.max_references
-    if not isinstance(pipeline, Pipeline21):
-        return 0, min(asked or usual, most)
-    try:
-        room = settings.prefix_bytes or prefix_room.measured(pipeline, sizes, settings.limits.pixels, asked or usual)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise LoadError(
-                f"MAX_REFERENCES={asked or usual}, MAX_PIXELS={settings.limits.pixels}: so large an edit does not fit "
-                "beside the weights; lower one of them, or set PREFIX_CACHE_MB"
-            ) from None
-        raise
-    references = min(asked or prefix_room.most_references(pipeline, sizes, room), most)
-    log.info("%.3g MB for keys and values of prefixes, up to %d references", room / 1e6, references)
-    return room, references
+    """Bytes for prefixes, of a family that has them, and most references of an edit; raises LoadError."""
+    if isinstance(pipeline, Pipeline21):
+        return prefix_room.room(pipeline, sizes, settings.limits, settings.prefix_bytes)
+    return 0, min(settings.limits.references or sizes.family.usual_references, sizes.family.max_references)
 
 
 def accelerate(

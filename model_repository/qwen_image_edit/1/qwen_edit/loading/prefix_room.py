@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 
 import torch
 from PIL import Image
 
+from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward.pipeline21 import Pipeline21
+from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.pipeline import Row
+from qwen_edit.settings import Limits
+
+log = logging.getLogger("image_edit_server")
 
 TEXT_TOKENS = 1024  # a long prompt's
+FEWER = (10, 5, 3, 2, 1)  # references that are tried
 SHARE_OF_FREE = 0.9  # the rest is for what the allocator cannot join
 SHARE_OF_MAIN_MEMORY = 0.25
+
+
+def room(pipeline: Pipeline21, sizes: Sizes, limits: Limits, asked: int | None) -> tuple[int, int]:
+    """Bytes, those asked for or what is free, and most references of an edit; raises LoadError.
+
+    Where a largest edit does not fit beside the weights, fewer references are tried, unless their number is asked for.
+    """
+    most = sizes.family.max_references
+    if asked is not None:
+        found, tried = asked, most
+    else:
+        found, tried = _measured(pipeline, sizes, limits)
+    references = min(limits.references or most_references(pipeline, sizes, found), tried, most)
+    log.info("%.3g MB for keys and values of prefixes, up to %d references", found / 1e6, references)
+    return found, references
+
+
+def _measured(pipeline: Pipeline21, sizes: Sizes, limits: Limits) -> tuple[int, int]:
+    """Bytes that are free beside an edit of so many references, which is made once."""
+    counts = [limits.references] if limits.references else FEWER
+    for references in counts:
+        try:
+            return free_beside(pipeline, sizes, limits.pixels, references), references
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        log.warning("an edit of %d references does not fit beside the weights", references)
+    raise LoadError(
+        f"MAX_REFERENCES={counts[-1]}, MAX_PIXELS={limits.pixels}: so large an edit does not fit beside the weights; "
+        "QUANTIZATION and OFFLOAD leave more room, and PREFIX_CACHE_MB leaves this test out"
+    )
 
 
 def prefix_bytes(pipeline: Pipeline21, sizes: Sizes, references: int) -> int:
@@ -29,8 +67,8 @@ def most_references(pipeline: Pipeline21, sizes: Sizes, room: int) -> int:
     return next(fitting, 1)
 
 
-def measured(pipeline: Pipeline21, sizes: Sizes, output_pixels: int, references: int) -> int:
-    """Bytes that are free beside the largest edit, which is made once; raises what torch raises out of memory."""
+def free_beside(pipeline: Pipeline21, sizes: Sizes, output_pixels: int, references: int) -> int:
+    """Raises what torch raises out of memory."""
     device = pipeline.devices.transformer
     if device.type != "cuda":
         return int(SHARE_OF_MAIN_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
