@@ -54,7 +54,10 @@ class RequestContext:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
+                told = MutableHeaders(scope=message)
+                told["x-request-id"] = state["request_id"]
+                if state["drain"].started:
+                    told["connection"] = "close"  # the next request is another server's
                 state.setdefault("ended", message["status"])
                 self._count(scope, message["status"])
             await send(message)

@@ -17,7 +17,7 @@ from shim.log import logger
 from shim.metrics import Metrics
 from shim.reading.edit import Job
 from shim.running.admission import Admission
-from shim.running.faults import Interrupted, TritonFault, UnknownPictures
+from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.readiness import Readiness
 from shim.running.standing import Standing
 
@@ -199,7 +199,8 @@ class Runner:
                     logger.error("Triton failed twice in the same way after step %d: %s", segment.start, fault)
                     raise GenerationError("Image generation failed: Triton failed twice in the same way") from fault
                 fault_before = str(fault)
-                self.metrics.segments_interrupted.inc()
+                if not isinstance(fault, Unreached):  # of which nothing was done
+                    self.metrics.segments_interrupted.inc()
                 logger.warning("Triton broke off after step %d, to be sent again: %s", segment.start, fault)
                 await asyncio.sleep(next(waits))
                 await self._wait_until_ready()

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
         return [sock.getsockname()[1] for sock in sockets]
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """A running process of the project and the addresses it serves."""
 
@@ -56,26 +56,27 @@ class Server:
     triton_metrics_port: int = 0
     supervisor_port: int = 0
     balancer_port: int = 0  # of a HAProxy in front of it, where there is one
+    address: str = field(default="127.0.0.1", kw_only=True)
 
     @property
     def healthz(self) -> str:
-        return f"http://127.0.0.1:{self.supervisor_port}/healthz"
+        return f"http://{self.address}:{self.supervisor_port}/healthz"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def triton_http(self) -> str:
-        return f"127.0.0.1:{self.triton_http_port}"
+        return f"{self.address}:{self.triton_http_port}"
 
     @property
     def triton_grpc(self) -> str:
-        return f"127.0.0.1:{self.triton_grpc_port}"
+        return f"{self.address}:{self.triton_grpc_port}"
 
     @property
     def triton_metrics(self) -> str:
-        return f"http://127.0.0.1:{self.triton_metrics_port}/metrics"
+        return f"http://{self.address}:{self.triton_metrics_port}/metrics"
 
     @property
     def log(self) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +51,20 @@ def processes(server: Server) -> dict[str, psutil.Process]:
     return {"shim": shim(server), "tritonserver": tritonserver(server), "worker": worker(server)}
 
 
-@contextlib.contextmanager
-def supervise(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
+def supervise(checkpoint: Path | str, **settings: str) -> contextlib.AbstractContextManager[Server]:
     """`python -m standalone.supervisor`: a supervised Triton without a shim; healthy when entered."""
-    ports = free_ports(len(SUPERVISOR_PORTS))
-    at = {name: str(port) for name, port in zip(SUPERVISOR_PORTS, ports, strict=True)}
+    return supervise_at("127.0.0.1", free_ports(len(SUPERVISOR_PORTS)), checkpoint, settings)
+
+
+@contextlib.contextmanager
+def supervise_at(
+    address: str, ports: Sequence[int], checkpoint: Path | str, settings: Mapping[str, str]
+) -> Iterator[Server]:
+    """The same where it is wanted."""
+    at = {name: str(port) for name, port in zip(SUPERVISOR_PORTS, ports, strict=True)} | {"TRITON_ADDRESS": address}
     env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **settings)
     with run([sys.executable, "-m", "standalone.supervisor"], env, 0, *ports) as server:
+        server.address = address
         server.wait_for(lambda: server.process.poll() is not None or answers_200(server.healthz), seconds=120)
         assert server.process.poll() is None, server.log
         yield server

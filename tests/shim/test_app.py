@@ -13,8 +13,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from shim.app import EDIT_PATHS
+from shim.app import EDIT_PATHS, create_app
 from shim.health import VERSION
+from shim.running.drain import Drain
+from shim.settings import Settings
 
 Serve = Callable[..., TestClient]
 EDITS = "/v1/images/edits"
@@ -341,6 +343,14 @@ def test_requests_are_counted(client: TestClient, png: bytes) -> None:
     assert "_created" not in response.text
     assert "shim_edits_in_flight 0.0" in response.text
     assert re.search(r"shim_request_body_bytes_total [1-9]", response.text)
+
+
+def test_whoever_keeps_a_connection_to_a_server_that_drains_is_told_to_take_another() -> None:
+    drain = Drain(1.0)
+    with TestClient(create_app(Settings(), drain)) as client:
+        assert "connection" not in client.get("/health").headers
+        drain.start()
+        assert client.get("/health").headers["connection"] == "close"
 
 
 def test_without_origins_there_is_no_cors(client: TestClient) -> None:

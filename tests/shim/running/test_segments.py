@@ -228,6 +228,13 @@ async def test_what_breaks_off_is_sent_again_from_the_last_latents() -> None:
     assert run.count("segments_interrupted") == 3
 
 
+async def test_what_nobody_took_is_sent_elsewhere_and_does_not_count_as_broken_off() -> None:
+    run = Run(unreached, obey, unreached)
+    await run.edited(steps="8")
+    assert run.triton.spans == [(0, 3), (0, 3), (3, 6), (3, 6), (6, None)]
+    assert run.count("segments_interrupted") == 0
+
+
 def failing(message: str) -> Call:
     async def fail(segment: Segment) -> Never:
         raise TritonFault(message)
