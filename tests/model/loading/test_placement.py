@@ -75,6 +75,22 @@ def test_a_map_that_leaves_a_block_out_fails_with_what_is_missing(parts: dict[st
     assert bytes_on(parts, maps, "cpu") >= 16 * GIGABYTE
 
 
+def test_a_transformer_with_prefixes_is_not_divided() -> None:
+    from diffusers import QwenImage21Transformer2DModel
+
+    from checkpoints.qwen_image_21 import ARCHITECTURES_21
+
+    with torch.device("meta"):
+        transformer = QwenImage21Transformer2DModel(**ARCHITECTURES_21["tiny"].transformer)
+    parts: dict[str, torch.nn.Module] = {"transformer": transformer}
+    size = placement.bytes_of(transformer)
+    placement.check_fits(parts, {"transformer": {"": 0}}, {0: 2 * size}, "none")
+    with pytest.raises(
+        LoadError, match=r"DEVICE_MAP=balanced: the transformer of Qwen-Image-2.1 has to fit on one GPU"
+    ):
+        placement.check_fits(parts, placement.plan(parts, {0: size // 2, 1: size}), {0: size // 2, 1: size}, "group")
+
+
 @pytest.mark.parametrize(("given", "device"), [("cuda", "cuda:0"), ("cuda:3", "cuda:3"), ("cpu", "cpu")])
 def test_the_device_of_all_parts_has_a_number(given: str, device: str) -> None:
     assert {str(each) for each in vars(Devices.all(torch.device(given))).values()} == {device}

@@ -18,6 +18,9 @@ CPU = torch.device("cpu")
 # What never divides between two devices.
 WHOLE = ("QwenImageTransformerBlock", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "AutoencoderKLQwenImage")
 
+# A transformer that does not either: the keys and values of a prefix lie on one device, all layers' together.
+UNDIVIDED = "QwenImage21Transformer2DModel"
+
 DeviceMap = dict[str, int | str]  # name of a module → number of a GPU, or "cpu"
 
 
@@ -145,6 +148,12 @@ def check_fits(
     parts: Mapping[str, torch.nn.Module], maps: Mapping[str, DeviceMap], memory: Mapping[int, int], offload: str
 ) -> None:
     """Raises LoadError with the memory that is missing, unless `offload` lets weights wait in main memory."""
+    if type(parts["transformer"]).__name__ == UNDIVIDED and set(maps["transformer"]) != {""}:
+        raise LoadError(
+            f"DEVICE_MAP=balanced: the transformer of Qwen-Image-2.1 has to fit on one GPU, its weights take "
+            f"{bytes_of(parts['transformer']) / GIGABYTE:.1f} GB; the GPUs have room for "
+            f"{', '.join(f'{size / GIGABYTE:.1f}' for size in memory.values())} GB beside activations"
+        )
     missing = sum(
         size
         for name, module in parts.items()
