@@ -84,11 +84,12 @@ def test_a_transformer_with_prefixes_is_not_divided() -> None:
         transformer = QwenImage21Transformer2DModel(**ARCHITECTURES_21["tiny"].transformer)
     parts: dict[str, torch.nn.Module] = {"transformer": transformer}
     size = placement.bytes_of(transformer)
-    placement.check_fits(parts, {"transformer": {"": 0}}, {0: 2 * size}, "none")
+    placement.check_fits(parts, placement.plan(parts, {0: size}), {0: size}, "none")
+    memory = {0: size * 3 // 5, 1: size * 3 // 5}
     with pytest.raises(
         LoadError, match=r"DEVICE_MAP=balanced: the transformer of Qwen-Image-2.1 has to fit on one GPU"
     ):
-        placement.check_fits(parts, placement.plan(parts, {0: size // 2, 1: size}), {0: size // 2, 1: size}, "group")
+        placement.check_fits(parts, placement.plan(parts, memory), memory, "group")
 
 
 @pytest.mark.parametrize(("given", "device"), [("cuda", "cuda:0"), ("cuda:3", "cuda:3"), ("cpu", "cpu")])
