@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from standalone import cuda
 from standalone.errors import LaunchError
 from standalone.processes import PROJECT
 from standalone.settings import Settings
@@ -87,6 +88,11 @@ class TritonServer:
             command.append(f"--backend-directory={self.backends}")
         if config_name:
             command.append(f"--model-config-name={config_name}")
+        # Pools for tensors on GPUs, which this model has none of: each takes 64 MB and a context of its own.
+        if self._knows("--pinned-memory-pool-byte-size"):
+            command.append("--pinned-memory-pool-byte-size=0")
+        if self._knows("--cuda-memory-pool-byte-size"):
+            command += [f"--cuda-memory-pool-byte-size={number}:0" for number in range(cuda.device_count())]
         if self._knows("--http-max-input-size"):
             command.append(f"--http-max-input-size={settings.max_body_bytes + REQUEST_OVERHEAD_BYTES}")
         return command

@@ -325,7 +325,7 @@ def test_the_balancer_knows_the_servers_of_eight_gpus(services: dict[str, Any]) 
 
 
 def test_the_checkpoint_is_mounted_read_only_where_the_model_looks(services: dict[str, Any]) -> None:
-    (volume,) = services["triton"]["volumes"]
+    (volume,) = (each for each in services["triton"]["volumes"] if isinstance(each, dict))
     environ = {"QWEN_MODEL_DIR": "/data/Qwen-Image-Edit-2511"}
 
     assert volume["read_only"] is True
@@ -334,6 +334,15 @@ def test_the_checkpoint_is_mounted_read_only_where_the_model_looks(services: dic
     assert volume["source"].startswith("${QWEN_MODEL_DIR:?")
     assert volume["target"] == services["triton"]["environment"]["QWEN_MODEL_DIR"]
     assert Path(interpolate(volume["target"], environ)).name == "Qwen-Image-Edit-2511"
+
+
+def test_what_the_compilers_made_outlasts_the_container(services: dict[str, Any]) -> None:
+    (place,) = arguments_of("Dockerfile.triton", "VOLUME")
+    environ = dict(each.split("=") for line in arguments_of("Dockerfile.triton", "ENV") for each in line.split())
+
+    assert f"compiled:{place}" in services["triton"]["volumes"]
+    assert {Path(environ[name]).parent for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")} == {Path(place)}
+    assert f"chown 1000:1000 {place}" in " ".join(arguments_of("Dockerfile.triton", "RUN"))
 
 
 def test_triton_gets_the_gpus_and_shared_memory(services: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ def happenings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     numbers = iter(range(100))
 
     class Event:
-        def __init__(self, enable_timing: bool) -> None:
+        def __init__(self, enable_timing: bool, blocking: bool) -> None:
             assert enable_timing
+            assert blocking, "else a core spins while it waits"
             self.number = next(numbers)
 
         def record(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from standalone import cuda
 from standalone.settings import Settings
 from standalone.tritonserver import Access, TritonServer, find
 from tests.kit.stacks import installed_tritonserver
@@ -20,7 +21,10 @@ UNPACKED = TritonServer(Path("/bin/true"), backends=Path("/backends"), library_p
 # A tritonserver that finds its libraries in /opt/lib alone, and shows its flags as 26.x does: on stderr, with status 1.
 NEEDS_A_LIBRARY = """\
 #!/bin/sh
-case ":$LD_LIBRARY_PATH:" in *:/opt/lib:*) echo "  --http-max-input-size <integer>" >&2 ;; esac
+case ":$LD_LIBRARY_PATH:" in *:/opt/lib:*)
+  echo "  --http-max-input-size <integer>" >&2
+  echo "  --pinned-memory-pool-byte-size <integer>  --cuda-memory-pool-byte-size <integer>:<integer>" >&2 ;;
+esac
 exit 1
 """
 
@@ -62,3 +66,17 @@ def test_the_flags_of_a_server_that_needs_the_environments_libraries_are_known(
     for server in (TritonServer(binary, None, ()), TritonServer(binary, None, ("/own",))):
         command = server.command(settings, "", "p_", Access("key"))
         assert any(flag.startswith("--http-max-input-size=") for flag in command)
+
+
+def test_no_memory_of_a_gpu_is_kept_for_tensors_that_no_one_sends(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "tritonserver"
+    binary.write_text(NEEDS_A_LIBRARY)
+    binary.chmod(0o755)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    command = TritonServer(binary, None, ()).command(settings, "", "p_", Access("key"))
+    assert [flag for flag in command if "memory-pool" in flag] == [
+        "--pinned-memory-pool-byte-size=0", "--cuda-memory-pool-byte-size=0:0", "--cuda-memory-pool-byte-size=1:0",
+    ]  # fmt: skip

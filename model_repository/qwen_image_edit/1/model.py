@@ -21,6 +21,7 @@ from qwen_edit.control.private_folder import NotPrivate, private_folder
 from qwen_edit.errors import BadRequest, Cancelled, Draining, EditError, Failed, QueueFull, UnknownPictures
 from qwen_edit.hints import asks_about, hints
 from qwen_edit.loading.checkpoint import LoadError, find
+from qwen_edit.loading.environment import prepare
 from qwen_edit.metrics.families import EngineMetrics
 from qwen_edit.request import TENSORS, cancelled, parse
 from qwen_edit.settings import Settings
@@ -55,9 +56,7 @@ class TritonPythonModel:
         _configure_logging(settings.log_level)
         # What these say at import is about each other, not about this model.
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-        # OpenMP reads this once, when torch is imported below.
-        os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+        prepare(os.environ, torch_threads=settings.torch_threads)
         try:
             checkpoint = find(settings.model_dir)
             # Without a supervisor the instances of one server find each other by its process id.

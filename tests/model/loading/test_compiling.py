@@ -24,9 +24,11 @@ from tests.kit.rows import four_rows, largest_difference, random_row
 
 
 @pytest.fixture
-def compiled(sensitive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def compiled(
+    request: pytest.FixtureRequest, sensitive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
     """A model whose graphs are traced and guarded, but run by torch itself: generating code takes a minute."""
-    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    monkeypatch.setattr(compiling, "BACKEND", getattr(request, "param", "eager"))
     # pytest listens to every logger, and this one writes down each step of a trace then.
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
     torch.compiler.reset()
@@ -59,6 +61,7 @@ def test_rows_of_any_shape_get_what_diffusers_gives_each_uncompiled(compiled: An
     assert largest_difference(transformer, four_rows(transformer)) <= 1e-4
 
 
+@pytest.mark.parametrize("compiled", ["aot_eager"], indirect=True)
 @torch.inference_mode()
 def test_crowds_of_one_to_eight_rows_in_fifty_sizes_compile_nothing(compiled: Any) -> None:
     warmed_up, draw = counters["stats"]["unique_graphs"], random.Random(0)

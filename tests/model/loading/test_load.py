@@ -124,3 +124,13 @@ def test_a_wrong_serving_json_is_refused(checkpoint: Callable[[str], Path], tmp_
 def test_the_device_is_the_instances() -> None:
     assert instance_device("CPU", "0") == CPU
     assert instance_device("GPU", "3") == torch.device("cuda", 3)
+
+
+def test_the_loading_thread_takes_its_own_gpu_before_anything_is_put_there(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    with pytest.raises(LoadError, match="not together"):
+        load(settings(checkpoint("plus"), COMPILE="true", OFFLOAD="model"), torch.device("cuda", 1))
+    assert taken == [torch.device("cuda", 1)]

@@ -122,6 +122,18 @@ def test_the_one_that_ran_last_is_on_the_device(monkeypatch: pytest.MonkeyPatch)
     ]  # fmt: skip
 
 
+def test_the_vocabulary_head_which_nothing_reads_stays_where_it_is() -> None:
+    pipeline = build_pipeline("plus", "tiny")
+    placement.place(pipeline, torch.device("meta"), "none")
+    left = {
+        f"{name}.{tensor}"
+        for name in ("transformer", "text_encoder", "vae")
+        for tensor, value in getattr(pipeline, name).named_parameters()
+        if value.device.type != "meta"
+    }
+    assert left == {"text_encoder.lm_head.weight"}
+
+
 @pytest.mark.parametrize("offload", ["model", "group"])
 def test_an_offloaded_pipeline_edits_the_same(
     sensitive: Callable[[str], Path], photo: Callable[[str], bytes], offload: str

@@ -44,7 +44,7 @@ class StepClock:
             jobs = step()
             self._tell(jobs, time.monotonic() - started)
             return jobs
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        before, after = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))  # type: ignore[no-untyped-call]
         before.record()
         jobs = step()
         after.record()

@@ -22,6 +22,7 @@ from qwen_edit.forward.pipeline21 import Pipeline21
 from qwen_edit.loading import (
     adapters,
     attention,
+    kernels,
     pictures_once,
     placement,
     prefix_room,
@@ -57,6 +58,8 @@ class Loaded:
 def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Loaded:
     """Loads the checkpoint; raises LoadError."""
     log.info("Loading model from %s...", settings.model_dir)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # else this thread takes memory of the first GPU as well
     family, serving, loading = checkpoint.family, checkpoint.serving, settings.loading
     check(settings, device)
     parts = _parts(checkpoint.folder, loading, device)
@@ -92,6 +95,10 @@ def accelerate(
     pipeline = pipeline_of(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
     if not isinstance(pipeline, Pipeline21):
         SelfCheck(pipeline, paths).run(fast_ways(pipeline, paths, loading, device, reference_area))
+    if pipeline.devices.transformer.type == "cuda":
+        capability = torch.cuda.get_device_capability(pipeline.devices.transformer)
+        kernel = kernels.attention_kernel(pipeline)
+        kernels.report(kernel, loading.attention_backend, kernels.cudnn_version(), capability)
     return pipeline
 
 

@@ -35,7 +35,8 @@ def check_offload(offload: str, device: torch.device) -> None:
 def place(pipeline: Any, device: torch.device, offload: str) -> Devices:
     """Moves the pipeline to one device, or has its weights come there when they are needed."""
     if offload == "none":
-        pipeline.to(device)
+        for part in parts_of(pipeline).values():
+            part.to(device)
         return Devices.all(device)
     pipeline.vae.to(device)
     if offload == "model":
