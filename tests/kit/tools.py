@@ -70,6 +70,8 @@ def debian_packages(name: str) -> Callable[[Path], None]:
     def install(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             names = (LISTS / f"{name}.txt").read_text().split()
+            if os.geteuid() == 0:
+                output("apt-get", "-qq", "update")
             output("apt-get", "-qq", "download", *names, cwd=Path(temporary))
             for package in Path(temporary).glob("*.deb"):
                 output("dpkg", "-x", package, folder)
