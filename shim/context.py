@@ -56,7 +56,7 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 told = MutableHeaders(scope=message)
                 told["x-request-id"] = state["request_id"]
-                if state["drain"].started:
+                if "drain" in state and state["drain"].started:
                     told["connection"] = "close"  # the next request is another server's
                 state.setdefault("ended", message["status"])
                 self._count(scope, message["status"])

@@ -36,7 +36,7 @@ def test_an_edit_checkpoint_takes_one_reference_and_says_so(edit_family: Server,
     response = post(edit_family, photo("cat"), photo("coffee"))
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (400, "INVALID_INPUT", "image")
-    assert "at most 1" in error["message"]
+    assert "1 is allowed" in error["message"]
 
 
 def test_a_2511_checkpoint_edits_with_references_in_order(crowded: Server, photo: Photo) -> None:

@@ -195,7 +195,8 @@ def _images(values: Mapping[str, Array], references: tuple[int, int]) -> tuple[b
         raise BadRequest("image", "at least one encoded reference image is needed: this checkpoint edits pictures")
     images = tuple(_bytes("image", item) for item in values["image"])
     if not 1 <= len(images) <= references[1]:
-        raise BadRequest("image", f"{len(images)} reference images: 1 to {references[1]} are allowed")
+        allowed = "1 is" if references[1] == 1 else f"1 to {references[1]} are"
+        raise BadRequest("image", f"{len(images)} reference images: {allowed} allowed")
     for number, image in enumerate(images, 1):
         if not image:
             raise BadRequest("image", f"reference image {number} is empty")
