@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_edit.errors import BadRequest
+from qwen_edit.forward.resumed import left_by
 from qwen_edit.forward.skipping import MOST_WITHOUT, computed, plan_at, skipped
 from qwen_edit.hints import Hints, hints
 from qwen_edit.job import Outcome
@@ -113,6 +115,23 @@ def test_only_a_stop_before_a_spared_step_answers_a_history(engine: TestEngine, 
     assert spared.timings["history"] == plan_at(4, STEPS, MILD) == "mild 20 4"
     assert made.history is None
     assert made.timings["history"] == ""
+
+
+@pytest.mark.parametrize(
+    ("history", "problem"),
+    [
+        (np.zeros((16, 4), np.float32), "shape [16, 4]: [16, 16], that of the latents, is allowed"),
+        (np.full((16, 16), np.nan, np.float32), "NaN or infinite values"),
+        (np.full((16, 16), 2e4, np.float32), "values over 10000"),
+    ],
+)
+def test_a_history_that_no_run_left_is_refused_by_name(history: npt.NDArray[np.float32], problem: str) -> None:
+    values = {"latents": np.zeros((16, 16), np.float32), "history": history}
+    with pytest.raises(BadRequest, match=re.escape(f"history: {problem}")):
+        left_by(values, 4, plan="mild 20 4", history_of="mild 20 4")
+    latents, taken = left_by(values, 4, plan="mild 20 4", history_of="mild 40 4")
+    assert latents is not None
+    assert taken is None
 
 
 @pytest.mark.parametrize("value", ["strong", "", "MILD", 1, True, ["mild"]])

@@ -56,25 +56,27 @@ def test_the_unpacked_servers_libraries_come_before_the_environments(settings: S
     assert UNPACKED.environment(ENVIRON, settings, "/m")["LD_LIBRARY_PATH"] == "/own:/wheel:/opt/lib:/opt/lib64"
 
 
-def test_the_flags_of_a_server_that_needs_the_environments_libraries_are_known(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It finds its libraries, and shows its flags."""
     binary = tmp_path / "tritonserver"
     binary.write_text(NEEDS_A_LIBRARY)
     binary.chmod(0o755)
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    return binary
+
+
+def test_the_flags_of_a_server_that_needs_the_environments_libraries_are_known(
+    binary: Path, settings: Settings
+) -> None:
     for server in (TritonServer(binary, None, ()), TritonServer(binary, None, ("/own",))):
         command = server.command(settings, "", "p_", Access("key"))
         assert any(flag.startswith("--http-max-input-size=") for flag in command)
 
 
 def test_no_memory_of_a_gpu_is_kept_for_tensors_that_no_one_sends(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    binary: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    binary = tmp_path / "tritonserver"
-    binary.write_text(NEEDS_A_LIBRARY)
-    binary.chmod(0o755)
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
     monkeypatch.setattr(cuda, "device_count", lambda: 2)
     command = TritonServer(binary, None, ()).command(settings, "", "p_", Access("key"))
     assert [flag for flag in command if "memory-pool" in flag] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,6 @@ SIDE = 128
 AREA = SIDE * SIDE
 SHAPES = [(300, 200), (160, 160), (100, 300), (200, 250)]
 NAMES = ["cat", "astronaut", "coffee", "rocket"]
-
-
-@pytest.fixture(scope="module")
-def pipeline(sensitive: Callable[[str], Path]) -> Any:
-    return load_pipeline(sensitive("2.1"))
-
-
-@pytest.fixture
-def engine(pipeline: Any) -> Iterator[TestEngine]:
-    with engine_on(pipeline, reference_area=AREA) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,13 @@ from qwen_edit.forward import denoise
 from qwen_edit.request import EditRequest
 
 from tests.kit import stock
-from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.encoding import encoded
+from tests.kit.engines import TestEngine, difference, edit
 
 BOUND = 1e-4
 SIDE = 128
+AREA = SIDE * SIDE
 CELL = 16  # pixels of a latent, a side
-
-
-@pytest.fixture(scope="module")
-def pipeline(sensitive: Callable[[str], Path]) -> Any:
-    return load_pipeline(sensitive("2.1"))
-
-
-@pytest.fixture
-def engine(pipeline: Any) -> Iterator[TestEngine]:
-    with engine_on(pipeline, reference_area=SIDE * SIDE) as running:
-        yield running
 
 
 @pytest.fixture
@@ -41,12 +31,6 @@ def source(photo: Callable[[str], bytes]) -> Image.Image:
         picture = cat.convert("RGB").resize((160, 96))
     picture.putalpha(Image.linear_gradient("L").resize(picture.size))
     return picture
-
-
-def encoded(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 def region(size: tuple[int, int]) -> Image.Image:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,13 @@ from qwen_edit.errors import BadRequest
 from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.request import EditRequest
 
-from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.engines import TestEngine, difference, edit, engine_on
 from tests.kit.in_process import Answer, wait_until
 
 BOUND = 1e-4
 AREA = 64 * 64
 TOKENS_OF_A_REFERENCE = 16
 TOKEN_BYTES = 3 * 2 * 64 * 4  # layers, keys and values, width, float32
-
-
-@pytest.fixture(scope="module")
-def pipeline(sensitive: Callable[[str], Path]) -> Any:
-    return load_pipeline(sensitive("2.1"))
-
-
-@pytest.fixture
-def engine(pipeline: Any) -> Iterator[TestEngine]:
-    with engine_on(pipeline, reference_area=AREA) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

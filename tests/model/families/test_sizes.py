@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from qwen_edit.families.sizes import ENLARGED, Sizes
 from qwen_edit.request import MAX_ASPECT
 from qwen_edit.settings import MIN_SIDE, Limits
 
+from tests.kit.encoding import encoded
 from tests.kit.engines import TestEngine, edit, engine_on, load_pipeline
 from tests.kit.servers import PROJECT
 
@@ -109,12 +109,6 @@ def drawing(size: Size) -> Image.Image:
         x, y, side = draws.random() * size[0], draws.random() * size[1], unit * draws.uniform(0.05, 0.15)
         pen.rectangle((x, y, x + side, y + side), fill=tuple(draws.randrange(256) for _ in range(3)))
     return picture
-
-
-def encoded(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 Levels = npt.NDArray[np.float64]

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import numpy as np
 import pytest
 from PIL import Image
 from qwen_edit.errors import BadRequest
 
 from tests.kit.decoding import decode
+from tests.kit.encoding import encoded
 
 LIMIT = 10**6
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
 
 
 def gradient(mode: str = "RGB") -> Image.Image:

@@ -16,6 +16,7 @@ from qwen_edit.pictures.masks import Mask
 
 from tests.kit import stock
 from tests.kit.decoding import decode_mask
+from tests.kit.encoding import encoded
 from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
 from tests.kit.in_process import wait_until
 
@@ -32,12 +33,6 @@ def pipeline(request: pytest.FixtureRequest, sensitive: Callable[[str], Path]) -
 def engine(pipeline: Any) -> Iterator[TestEngine]:
     with engine_on(pipeline, reference_area=AREA) as running:
         yield running
-
-
-def encoded(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 def region(size: tuple[int, int]) -> Image.Image:

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 Latents = npt.NDArray[np.float32]  # (tokens, channels)
 History = Latents  # a velocity
 
-MAX_LATENT = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
+MAX_VALUE = 10_000.0  # absolute; noise is below 10, and what a run makes of it below 1000
 
 
 def left_by(
@@ -30,19 +30,20 @@ def left_by(
         return None, None
     if "latents" not in values:
         raise BadRequest("latents", f"missing, with start_step {start_step}: send those of the stopped run")
-    latents = values["latents"]
-    if not np.isfinite(latents).all():
-        raise BadRequest("latents", "NaN or infinite values: send the latents of the stopped run unchanged")
-    if latents.size and np.abs(latents).max() > MAX_LATENT:
-        raise BadRequest("latents", f"values over {MAX_LATENT:g}: send the latents of the stopped run unchanged")
-    is_wanted = plan != "" and plan == history_of and "history" in values
-    return latents.astype(np.float32, copy=True), _history(values["history"], latents) if is_wanted else None
-
-
-def _history(history: Array, latents: Array) -> History:
+    latents = _unchanged("latents", values["latents"])
+    if plan == "" or plan != history_of or "history" not in values:
+        return latents, None
+    history = _unchanged("history", values["history"])
     if history.shape != latents.shape:
         allowed = f"{list(latents.shape)}, that of the latents, is allowed"
         raise BadRequest("history", f"shape {list(history.shape)}: {allowed}")
-    if not np.isfinite(history).all():
-        raise BadRequest("history", "NaN or infinite values: send the history of the stopped run unchanged")
-    return history.astype(np.float32, copy=True)
+    return latents, history
+
+
+def _unchanged(name: str, values: Array) -> npt.NDArray[np.float32]:
+    """A copy; raises BadRequest for what no run left."""
+    if not np.isfinite(values).all():
+        raise BadRequest(name, f"NaN or infinite values: send the {name} of the stopped run unchanged")
+    if values.size and np.abs(values).max() > MAX_VALUE:
+        raise BadRequest(name, f"values over {MAX_VALUE:g}: send the {name} of the stopped run unchanged")
+    return values.astype(np.float32, copy=True)
