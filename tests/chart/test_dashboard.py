@@ -57,6 +57,9 @@ def prometheus(
             server.wait_for(lambda: len(asked(server.url, "shim_edit_seconds_count")) > 0)
             edit(shim, photo("cat"))
             server.wait_for(lambda: sum(asked(server.url, "increase(shim_edit_seconds_count[1m])")) > 0)
+            # A rate needs two samples, and each target is scraped at a moment of its own.
+            twice = "count(count_over_time(qwen_edit_edits_total[1m]) >= 2)"
+            server.wait_for(lambda: len(asked(server.url, twice)) > 0)
             yield server.url
     dns.close()
 
