@@ -18,6 +18,7 @@ from diffusers import (
     QwenImage21Pipeline,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
+    QwenImageLayeredPipeline,
     QwenImageTransformer2DModel,
 )
 from transformers import (
@@ -38,6 +39,7 @@ PIPELINES: dict[str, type[DiffusionPipeline]] = {
     "edit": QwenImageEditPipeline,
     "plus": QwenImageEditPlusPipeline,
     "plus-2511": QwenImageEditPlusPipeline,
+    "layered": QwenImageLayeredPipeline,
     "2.1": QwenImage21Pipeline,
     "2.1-turbo": QwenImage21Pipeline,
 }
@@ -107,7 +109,7 @@ def build_pipeline(
     if is_21:
         models = qwen_image_21.uninitialised(size, tokenizer, device, dtype)
     else:
-        models = _build_models(architecture, tokenizer, family == "plus-2511", device, dtype or architecture.dtype)
+        models = _build_models(architecture, tokenizer, family, device, dtype or architecture.dtype)
     for model in models:
         model.eval().requires_grad_(False)
     transformer, vae, text_encoder = models
@@ -145,21 +147,27 @@ def build_processor(tokenizer: Qwen2Tokenizer, min_pixels: int) -> Qwen2VLProces
 def _build_models(
     architecture: Architecture,
     tokenizer: Qwen2Tokenizer,
-    zero_cond_t: bool,
+    family: str,
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[QwenImageTransformer2DModel, AutoencoderKLQwenImage, Qwen2_5_VLForConditionalGeneration]:
     """The three models with uninitialised weights."""
     text_config = text_encoder_config(tokenizer, architecture.text, architecture.vision)
+    layered = family == "layered"
+    transformer = {
+        "zero_cond_t": family == "plus-2511",
+        "use_additional_t_cond": layered,
+        "use_layer3d_rope": layered,
+        **architecture.transformer,
+    }
+    channels = 4 if layered else 3  # of a picture
     previous_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device, no_init_weights():
             models = (
-                QwenImageTransformer2DModel(
-                    in_channels=64, out_channels=16, zero_cond_t=zero_cond_t, **architecture.transformer
-                ),
-                AutoencoderKLQwenImage(z_dim=16, dim_mult=[1, 2, 4, 4], **architecture.vae),
+                QwenImageTransformer2DModel(in_channels=64, out_channels=16, **transformer),
+                AutoencoderKLQwenImage(z_dim=16, dim_mult=[1, 2, 4, 4], input_channels=channels, **architecture.vae),
                 Qwen2_5_VLForConditionalGeneration(text_config),
             )
     finally:

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from diffusers import DiffusionPipeline, QwenImageLayeredPipeline
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_plus,
+    pipeline_qwenimage_layered,
+)
 from diffusers.pipelines.qwenimage21 import pipeline_qwenimage21
 from numpy.typing import NDArray
 from PIL import Image
@@ -41,7 +45,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def small_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_qwenimage21):
+    for module in (
+        pipeline_qwenimage_edit,
+        pipeline_qwenimage_edit_plus,
+        pipeline_qwenimage_layered,
+        pipeline_qwenimage21,
+    ):
         monkeypatch.setattr(module, "calculate_dimensions", _with_area(module.calculate_dimensions))
 
 
@@ -58,15 +67,16 @@ def photo() -> Image.Image:
 def edit(
     pipeline: DiffusionPipeline, photo: Image.Image | list[Image.Image], prompt: str = "make the sky blue"
 ) -> NDArray[np.float32]:
-    """The picture after two steps, (height, width, 3) in 0..1."""
+    """The picture after two steps, (height, width, 3) in 0..1; or layers of it."""
     pipeline.set_progress_bar_config(disable=True)
+    layered = type(pipeline) is QwenImageLayeredPipeline
+    size = {} if layered else {"width": 128, "height": 96}
     output = pipeline(
-        image=photo,
+        image=photo.convert("RGBA") if layered and isinstance(photo, Image.Image) else photo,
         prompt=prompt,
         true_cfg_scale=1.0,
         num_inference_steps=2,
-        width=128,
-        height=96,
+        **size,
         generator=torch.Generator().manual_seed(1),
         output_type="np",
     )
@@ -80,7 +90,9 @@ def test_a_written_checkpoint_loads_and_edits(family: str, tmp_path: Path, photo
     assert type(pipeline) is PIPELINES[family]
     assert pipeline.transformer.config.get("zero_cond_t", False) is (family == "plus-2511")
     picture = edit(pipeline, photo)
-    assert picture.shape == (96, 128, 4 if family.startswith("2.1") else 3)
+    assert picture.shape == {"2.1": (96, 128, 4), "2.1-turbo": (96, 128, 4), "layered": (4, 160, 96, 4)}.get(
+        family, (96, 128, 3)
+    )
     assert np.isfinite(picture).all()
     assert picture.std() > 0.02
 

@@ -331,8 +331,8 @@ def _rotary_positions_transposed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _noise_drawn_packed(patch: pytest.MonkeyPatch) -> None:
-    def noise(self: Pipeline, seed: int, size: Any) -> torch.Tensor:
-        shape = right(self, seed, size).shape
+    def noise(self: Pipeline, seed: int, size: Any, frames: int) -> torch.Tensor:
+        shape = right(self, seed, size, frames).shape
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     right = Pipeline.noise

@@ -168,6 +168,7 @@ class TritonReply:
         outputs = {
             "image": outcome.image,
             "alpha": outcome.alpha,
+            "layers": outcome.layers,
             "latents": outcome.latents,
             "history": outcome.history,
             "preview_image": outcome.preview,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
@@ -21,9 +23,11 @@ LAYERS = (
 )  # fmt: skip
 
 
-def row(shapes: list[tuple[int, int]], text_tokens: int, time: float) -> Row:
-    pictures = tuple((1, height, width) for height, width in shapes)
-    tokens = sum(height * width for height, width in shapes)
+def row(shapes: list[tuple[int, int]], text_tokens: int, time: float, frames: int = 1) -> Row:
+    """`frames`: of the output, which is the first picture."""
+    (output, *references) = shapes
+    pictures = ((frames, *output), *((1, *reference) for reference in references))
+    tokens = sum(map(prod, pictures))
     return Row(
         torch.empty(tokens, 64, device=META, dtype=torch.bfloat16),
         pictures,
@@ -45,6 +49,14 @@ def test_rows_of_a_megapixel_go_through_the_real_architecture(family: str) -> No
     velocities = transformer(rows=rows)
     assert [tuple(each.shape) for each in velocities] == [(4096, 64), (1536, 64), (4032, 64)]
     assert {each.dtype for each in velocities} == {torch.bfloat16}
+
+
+@torch.inference_mode()
+def test_a_picture_taken_apart_goes_through_the_real_architecture() -> None:
+    transformer = build_pipeline("layered", "full", device=META).transformer
+    ragged.bind(transformer, Paths())
+    rows = [row([(40, 40), (40, 40)], 512, 0.9, frames=11), row([(64, 64), (64, 64)], 40, 0.4, frames=3)]
+    assert [tuple(each.shape) for each in transformer(rows=rows)] == [(11 * 1600, 64), (3 * 4096, 64)]
 
 
 def test_layers_without_weights_are_not_joined_and_their_memory_is_counted() -> None:

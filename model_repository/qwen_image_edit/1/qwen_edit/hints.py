@@ -35,6 +35,8 @@ class Hints:
     transparent: bool = False  # the background that is asked for
     cache: str | None = None  # preset of the step cache; None: the server's
     history: str = ""  # what an earlier answer said of its `history`
+    layers: object = None  # into how many a picture is taken apart, as it was given; None: as many as usual
+    resolution: object = None  # likewise, at which
 
 
 NO_HINTS = Hints()
@@ -56,6 +58,8 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         transparent=_background(given) == "transparent",
         cache=_cache(given),
         history=str(given.get("history", "")),
+        layers=given.get("layers"),
+        resolution=given.get("resolution"),
     )
 
 

@@ -16,7 +16,7 @@ from qwen_edit.errors import EditError
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.forward.skipping import plan_at
-from qwen_edit.pictures.decoding import Picture
+from qwen_edit.pictures.decoding import Layers, Picture
 from qwen_edit.request import EditRequest
 
 
@@ -29,6 +29,7 @@ class Result:
     latents: npt.NDArray[np.float32] | None = None  # (tokens, channels)
     history: npt.NDArray[np.float32] | None = None  # (tokens, channels), the velocity that the next step goes on with
     preview: Picture | None = None
+    layers: Layers | None = None  # instead of `image`, of a picture that was taken apart
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Outcome:
     preview: Picture | None
     alpha: npt.NDArray[np.uint8] | None
     history: npt.NDArray[np.float32] | None = None
+    layers: Layers | None = None
 
 
 class Reply(Protocol):
@@ -144,7 +146,7 @@ class Job:
         return [self.geometry.row_tokens(prompt.tokens) for prompt in self.prepared.prompts]
 
     def outcome(self, result: Result) -> Outcome:
-        pixels = result.image, result.latents, result.preview, result.alpha, result.history
+        pixels = result.image, result.latents, result.preview, result.alpha, result.history, result.layers
         return Outcome(self.request, self.state.step, self.timings(), *pixels)
 
     def account(self) -> str:

@@ -49,7 +49,7 @@ class Scheduler(Protocol):
     def set_timesteps(self, *, sigmas: npt.NDArray[np.float64], device: str, mu: float) -> None: ...
 
 
-Shape = tuple[int, int, int]  # (1, height, width) in tokens of a picture
+Shape = tuple[int, int, int]  # (frames, height, width) in tokens of a picture; more frames than one have layers
 
 
 class Row(NamedTuple):
@@ -134,12 +134,12 @@ class Pipeline:
         latents: torch.Tensor = self.parts._unpack_latents(tokens[None], height, width, self.latent_pixels)
         return latents
 
-    def noise(self, seed: int, size: Size) -> torch.Tensor:
+    def noise(self, seed: int, size: Size, frames: int = 1) -> torch.Tensor:
         """Packed (tokens, channels) float32, drawn on the CPU in the unpacked shape, as diffusers draws it."""
         width, height = (self.packed * (side // self.token_pixels) for side in size)
         generator = torch.Generator("cpu").manual_seed(seed)
-        drawn = torch.randn((1, self.latent_channels, height, width), generator=generator, dtype=torch.float32)
-        return self.pack(drawn).to(self.devices.transformer)
+        drawn = torch.randn((frames, self.latent_channels, height, width), generator=generator, dtype=torch.float32)
+        return torch.cat([self.pack(frame[None]) for frame in drawn]).to(self.devices.transformer)
 
     def encode_picture(self, picture: Image.Image) -> torch.Tensor:
         """Packed VAE latents (tokens, channels), on the transformer's device; the sides are multiples of a token's."""
@@ -169,6 +169,27 @@ class Pipeline:
         """The transformer's for each row's output, (tokens, channels)."""
         velocities: list[torch.Tensor] = self.parts.transformer(rows=rows)
         return velocities
+
+
+class LayeredPipeline(Pipeline):
+    """Of a checkpoint that takes pictures apart: its text encoder sees a caption alone."""
+
+    def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool) -> torch.Tensor:
+        """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device; no more than fit."""
+        with self._tokenizer_lock:
+            inputs = self.parts.processor.tokenizer(templated, return_tensors="pt")
+        inputs = inputs.to(self.devices.text_encoder)
+        states: torch.Tensor = self.parts.text_encoder.model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).last_hidden_state
+        seen = states[0, self._dropped :][: self.family.max_text_tokens]
+        return seen.to(self.devices.transformer).contiguous()
+
+    def unpack(self, tokens: torch.Tensor, size: Size) -> torch.Tensor:
+        """(tokens, 4 C) of one frame of `size` → (1, C, 1, h, w)"""
+        width, height = size
+        latents: torch.Tensor = self.parts._unpack_latents(tokens[None], height, width, 0, self.latent_pixels)
+        return latents
 
 
 def picture_names(count: int) -> str:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.family import SOURCE, Size
+from qwen_edit.families.layering import Layering, layering_of
+from qwen_edit.families.wording import worded
 from qwen_edit.forward.resumed import left_by
 from qwen_edit.forward.skipping import computed, plan_at
 from qwen_edit.hints import NO_HINTS, Hints, age_of
@@ -61,6 +63,7 @@ class Defaults:
     references: tuple[int, int] = (1, 3)  # least and most of an edit
     transparent_wording: tuple[str, str] | None = None  # None: its pictures are opaque
     cache: str = OFF  # preset of the step cache
+    layers: tuple[int, int] | None = None  # least and most of a picture; None: it is edited instead
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class EditRequest:
     siblings: int = 1  # edits that are taken or refused with this one, itself included
     cache: str = OFF  # preset of the step cache
     history: npt.NDArray[np.float32] | None = None  # (tokens, channels): the velocity that `start_step` goes on with
+    layering: Layering | None = None  # None: pictures are edited
 
     @property
     def guided(self) -> bool:
@@ -130,12 +134,14 @@ def parse(
     age = hints.age if told is None else age_of(told, unix_now)
     pictures = () if start == 0 or "image" in values else hints.pictures
     images = () if pictures else _images(values, defaults.references)
+    layering = layering_of(hints.layers, hints.resolution, defaults.layers, values)
+    prompt = _prompt(values)
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
         id=printable(request_id),
         edit_id=CALL.sub("", request_id),
         images=images,
-        prompt=_worded(_prompt(values), defaults.transparent_wording) if hints.transparent else _prompt(values),
+        prompt=worded(prompt, defaults.transparent_wording) if hints.transparent else prompt,
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
         mask=_mask(values),
         size=_size(values, limits),
@@ -155,6 +161,7 @@ def parse(
         siblings=hints.siblings,
         cache=cache,
         history=history,
+        layering=layering,
     )
 
 
@@ -208,14 +215,6 @@ def _prompt(values: Mapping[str, Array]) -> str:
     if not prompt:
         raise BadRequest("prompt", f"an empty prompt: 1 to {MAX_PROMPT_CHARACTERS} characters are allowed")
     return prompt
-
-
-def _worded(prompt: str, wording: tuple[str, str] | None) -> str:
-    """That asks for a transparent background, and does so once."""
-    if wording is None:
-        raise BadRequest("background", "transparent: pictures of this checkpoint are opaque; auto is allowed")
-    before, after = wording
-    return prompt if after.strip() in prompt else f"{before}{prompt}{after}"
 
 
 def _text(values: Mapping[str, Array], name: str, default: str) -> str:

@@ -90,7 +90,8 @@ class PipelineWorker:
             sizes, Prompts(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )
         self._denoiser = Denoiser(pipeline, self._prefixes)
-        self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas)
+        by_root = pipeline.family.shifts_by_root
+        self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas, by_root=by_root)
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +116,7 @@ class PipelineWorker:
 
     def encode(self, job: Job) -> Denoising:
         prepared, request, geometry, conditioner = job.prepared, job.request, job.geometry, self._conditioner
-        noise = self._pipeline.noise(request.seed, geometry.output)
+        noise = self._pipeline.noise(request.seed, geometry.output, geometry.frames)
         negative = prepared.negative_prompt
         state = Denoising(
             geometry=geometry,
@@ -126,10 +127,10 @@ class PipelineWorker:
                 conditioner.latents(reference, size)
                 for reference, size in zip(prepared.references, geometry.references, strict=True)
             ),
-            text=conditioner.text_embeddings(prepared.prompt, prepared.references),
-            negative_text=conditioner.text_embeddings(negative, prepared.references) if negative else None,
+            text=conditioner.text_embeddings(prepared.prompt, prepared.seen),
+            negative_text=conditioner.text_embeddings(negative, prepared.seen) if negative else None,
             true_cfg_scale=request.true_cfg_scale,
-            sigmas=self._levels.sigmas(request.num_inference_steps, geometry.tokens[0]),
+            sigmas=self._levels.sigmas(request.num_inference_steps, geometry.frame_tokens),
             step=request.start_step,
             inpainting=self._inpainting(prepared, noise),
             keep_clean_at=request.stop_step if request.preview else None,
@@ -148,6 +149,8 @@ class PipelineWorker:
         latents = state.latents.cpu().numpy()
         if not np.isfinite(latents).all():
             raise Failed("the model produced NaN or infinite values for this edit")
+        if job.finished and pipeline.family.layers:
+            return Result(layers=decoding.layers(pipeline, state.latents, geometry))
         if job.finished:
             picture, mask = decoding.picture(pipeline, state.latents, geometry), job.prepared.mask
             image, alpha = decoding.apart(mask.composite(picture, pipeline.latent_pixels) if mask else picture)

@@ -38,6 +38,11 @@ class Prepared:
     def prompts(self) -> tuple[Prompt, ...]:
         return (self.prompt,) if self.negative_prompt is None else (self.prompt, self.negative_prompt)
 
+    @property
+    def seen(self) -> tuple[Reference, ...]:
+        """Those of the references that the text encoder sees: all or none."""
+        return self.references if self.geometry.conditions else ()
+
     def without_pictures(self) -> Self:
         return replace(self, references=())
 
@@ -62,11 +67,7 @@ class Preparation:
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         """About the tokens of each row: as if the pictures were square. Nothing is decoded; raises BadRequest."""
         side = math.isqrt(self._sizes.reference_area)
-        geometry = self._sizes.geometry(
-            [(side, side)] * (len(request.images) or len(request.pictures)),
-            request.size,
-            masked=request.mask is not None,
-        )
+        geometry = self._geometry(request, [(side, side)] * (len(request.images) or len(request.pictures)))
         texts = (request.prompt, request.negative_prompt) if request.guided else (request.prompt,)
         return tuple(geometry.row_tokens(self._prompts.about(text, geometry)) for text in texts)
 
@@ -75,13 +76,14 @@ class Preparation:
         references = references_of(request, self._decoders, alpha=self._sizes.family.reads_alpha)
         own = yield from self._own_sizes(request, references)
         masked = request.mask is not None
-        geometry = self._sizes.geometry(own, request.size, masked=masked)
+        geometry = self._geometry(request, own)
         self._check_latents(request, geometry)
         caller = request.caller
-        prompt = self._prompts.prompt(request.prompt, references, geometry, "prompt", caller=caller)
+        seen = references if geometry.conditions else ()
+        prompt = self._prompts.prompt(request.prompt, seen, geometry, "prompt", caller=caller)
         negative = None
         if request.guided:
-            texts = request.negative_prompt, references, geometry, "negative_prompt"
+            texts = request.negative_prompt, seen, geometry, "negative_prompt"
             negative = self._prompts.prompt(*texts, caller=caller)
         prepared = Prepared(references, geometry, prompt, negative, mask=None)
         self._conditioner.check_room(prepared.prompts)
@@ -94,6 +96,12 @@ class Preparation:
         mask = masks.fit(self._decoders, request.mask, source, own[0], geometry.output, size_asked=asked)
         return replace(prepared, mask=mask)
 
+    def _geometry(self, request: EditRequest, own: list[Size]) -> Geometry:
+        """For pictures of these sizes."""
+        if request.layering:
+            return self._sizes.layered(own[0], request.layering)
+        return self._sizes.geometry(own, request.size, masked=request.mask is not None)
+
     def _own_sizes(self, request: EditRequest, references: tuple[Reference, ...]) -> Generator[None, None, list[Size]]:
         """Of a picture seen before without decoding it: its encodings are likely in the cache."""
         sizes = []
@@ -102,14 +110,14 @@ class Preparation:
             if size is None:
                 yield
                 masked = number == 0 and request.mask is not None
-                size = reference.decode(partial(self._needed, requested=request.size, masked=masked))
+                size = reference.decode(partial(self._needed, request, masked=masked))
             self._remember(reference, size)
             sizes.append(size)
         return sizes
 
-    def _needed(self, own: Size, requested: Size | None, *, masked: bool) -> list[Size]:
+    def _needed(self, request: EditRequest, own: Size, *, masked: bool) -> list[Size]:
         """Of a picture of this size; the first of a masked job is its source too, and shapes its output."""
-        alone = self._sizes.geometry([own], requested, masked=masked)
+        alone = self._geometry(request, [own])
         return [*alone.conditions, *alone.references, *([alone.output, alone.answer] if masked else [])]
 
     def _decode(self, prepared: Prepared, *, masked: bool) -> Generator[None, None, None]:
@@ -118,7 +126,7 @@ class Preparation:
         cached = self._conditioner.is_cached(prepared.prompts, _latents(prepared.references, geometry, masked=masked))
         for number, reference in enumerate(prepared.references):
             source = masked and number == 0
-            needed = [] if cached else [geometry.conditions[number], geometry.references[number]]
+            needed = [] if cached else [*geometry.conditions[number : number + 1], geometry.references[number]]
             if source and not cached:
                 needed.append(geometry.output)
             if source:

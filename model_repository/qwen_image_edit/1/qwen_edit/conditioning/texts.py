@@ -65,7 +65,7 @@ class Prompts:
             pictures = geometry.shapes[1:]
             return MAX_PREFIX_POSITIONS + sum(height * width - max(height, width) for _, height, width in pictures)
         longest_side = max(max(size) for size in (geometry.output, *geometry.references))
-        return MAX_POSITIONS - longest_side // (2 * geometry.token_pixels)
+        return min(self._pipeline.family.max_text_tokens, MAX_POSITIONS - longest_side // (2 * geometry.token_pixels))
 
     def neutral(self, text: str) -> str:
         """Breaks the control tokens in users' text: they would be tokenised as control, not as text."""

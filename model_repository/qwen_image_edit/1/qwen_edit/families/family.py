@@ -18,7 +18,7 @@ class Family:
     module: str  # that defines it, and its calculate_dimensions
     max_references: int
     num_inference_steps: int
-    condition_area: int  # pixels of a reference as the text encoder sees it
+    condition_area: int  # pixels of a reference as the text encoder sees it; 0: it sees none
     names_pictures: bool  # in front of the prompt; else the template has its one picture
     sizes_output_by: int  # index of the reference whose shape the output takes
     true_cfg_scale: float = 4.0  # of an edit that names none
@@ -33,3 +33,6 @@ class Family:
     usual_references: int = 3  # at most, where MAX_REFERENCES names no other number
     # Under a mask a latent is edited where any of its pixels is; else where its first one is, as diffusers' inpainting.
     edits_whole_latents: bool = False
+    layers: tuple[int, int] | None = None  # least and most that it takes a picture apart into; None: it edits pictures
+    shifts_by_root: bool = False  # the noise schedule, with the root of a picture's tokens; else linearly
+    max_text_tokens: int = 4096

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import SOURCE, Family, Size
 from qwen_edit.families.grid import AUTO_OFF, MOST_OFF, aspect_error, grid_size, grid_size_at, shaped, within
+from qwen_edit.families.layering import RESOLUTIONS, Layering
 from qwen_edit.settings import MIN_SIDE, Limits
 
 ENLARGED = 6  # times MAX_PIXELS: the most that a picture has in an answer of its own size, a phone's by default
@@ -30,19 +31,26 @@ class Geometry:
     conditions: tuple[Size, ...]  # as the text encoder sees them
     token_pixels: int  # a side
     has_prefix: bool = False  # text and references are one; their tokens are all counted with the text's, see Prompt
+    frames: int = 1  # that are rendered together; of layers, the first is their composition
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
-        """(1, height, width) in tokens of the output and of each reference."""
+        """(frames, height, width) in tokens of the output, and of each reference, which is one frame."""
+        frames = (self.frames, *[1] * len(self.references))
         return [
-            (1, height // self.token_pixels, width // self.token_pixels)
-            for width, height in (self.output, *self.references)
+            (count, height // self.token_pixels, width // self.token_pixels)
+            for count, (width, height) in zip(frames, (self.output, *self.references), strict=True)
         ]
 
     @property
     def tokens(self) -> list[int]:
         """Of the output and of each reference."""
-        return [height * width for _, height, width in self.shapes]
+        return [frames * height * width for frames, height, width in self.shapes]
+
+    @property
+    def frame_tokens(self) -> int:
+        """Of one frame of the output."""
+        return self.tokens[0] // self.frames
 
     def row_tokens(self, text_tokens: int) -> int:
         """What a step of a transformer input with so many text tokens costs, in tokens that all layers work on."""
@@ -99,10 +107,28 @@ class Sizes:
             answer=answer,
             output=output,
             references=tuple(output if self._one_area else self.area_of(size, self.reference_area) for size in images),
-            conditions=tuple(self.area_of(size, self.condition_area) for size in images),
+            conditions=tuple(self.area_of(size, self.condition_area) for size in images) if self.condition_area else (),
             token_pixels=self.token_pixels,
             has_prefix=self.family.has_prefix,
         )
+
+    def layered(self, picture: Size, layering: Layering) -> Geometry:
+        """Of a picture that is taken apart, in its own shape: the reference area is that of the largest resolution."""
+        output = self.area_of(picture, self.reference_area * layering.resolution**2 // max(RESOLUTIONS) ** 2)
+        limits = self._limits
+        if max(output) > limits.side or output[0] * output[1] > limits.pixels:
+            raise BadRequest(
+                "resolution",
+                f"{layering.resolution}, at which layers have {output[0]}x{output[1]} pixels: at most {limits.side} a "
+                f"side and {limits.pixels} in all are allowed",
+            )
+        return Geometry(output, output, (output,), (), self.token_pixels, frames=1 + layering.layers)
+
+    def usual(self) -> Geometry:
+        """Of an edit of one picture in landscape."""
+        if self.family.layers:
+            return self.layered((4, 3), Layering())
+        return self.geometry([(1, 1)], self.area_of((4, 3), self.reference_area), masked=False)
 
     def area_of(self, size: Size, area: int) -> Size:
         """The shape of `size` at about `area` pixels, sides multiples of 32."""

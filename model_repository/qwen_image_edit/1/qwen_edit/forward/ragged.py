@@ -47,7 +47,8 @@ class RaggedForward:
         image = transformer.img_in(torch.cat([row.tokens for row in rows]))
         text = transformer.txt_in(transformer.txt_norm(torch.cat([row.text for row in rows])))
         values = (*(row.time for row in rows), 0.0)
-        embedded = transformer.time_text_embed(torch.tensor(values).to(image, non_blocking=True), image)
+        times = torch.tensor(values).to(image, non_blocking=True)
+        embedded = transformer.time_text_embed(times, image, condition_of_time(len(values), image.device))
         for block in transformer.transformer_blocks:
             image, text = block(image, text, Times(values, embedded), places=places)
         # The last block leaves the outputs alone.
@@ -63,15 +64,27 @@ class RaggedForward:
         self, shapes: Sequence[Shape], text_tokens: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         angles: tuple[torch.Tensor, torch.Tensor] = self._transformer.pos_embed(
-            [list(shapes)], max_txt_seq_len=text_tokens, device=device
+            [frame_by_frame(shapes)], max_txt_seq_len=text_tokens, device=device
         )
         return angles
 
 
 def alone(diffusers: Callable[..., Any], row: Row) -> torch.Tensor:
     """What diffusers' forward makes of one row: of its output, (tokens, channels)."""
+    device = row.tokens.device
     velocity: torch.Tensor = diffusers(
-        hidden_states=row.tokens[None], encoder_hidden_states=row.text[None], img_shapes=[list(row.shapes)],
-        timestep=torch.tensor([row.time], device=row.tokens.device), return_dict=False,
+        hidden_states=row.tokens[None], encoder_hidden_states=row.text[None], img_shapes=[frame_by_frame(row.shapes)],
+        timestep=torch.tensor([row.time], device=device), additional_t_cond=condition_of_time(1, device),
+        return_dict=False,
     )[0]  # fmt: skip
     return velocity[0, : prod(row.shapes[0])]
+
+
+def frame_by_frame(shapes: Sequence[Shape]) -> list[Shape]:
+    """As the rotary positions count them: each frame, and each reference, one further."""
+    return [(1, height, width) for frames, height, width in shapes for _ in range(frames)]
+
+
+def condition_of_time(times: int, device: torch.device) -> torch.Tensor:
+    """(times,): what a checkpoint of layers was trained with beside time for pictures with alpha; others ignore it."""
+    return torch.zeros(times, dtype=torch.long, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,17 +30,19 @@ class Sigmas:
 class NoiseLevels:
     """Makes Sigmas with the checkpoint's scheduler."""
 
-    def __init__(self, scheduler: Scheduler, fixed: Sequence[float] | None = None) -> None:
-        """`fixed`: the levels but the last one, where the checkpoint has its own."""
+    def __init__(self, scheduler: Scheduler, fixed: Sequence[float] | None = None, *, by_root: bool = False) -> None:
+        """`fixed`: the levels but the last one, where the checkpoint has its own; `by_root`: see `shift_by_root`."""
         self._scheduler = scheduler
         self._fixed = fixed
+        self._by_root = by_root
         self.sigmas = lru_cache(maxsize=256)(self._sigmas)
 
-    def _sigmas(self, steps: int, output_tokens: int) -> Sigmas:
+    def _sigmas(self, steps: int, frame_tokens: int) -> Sigmas:
         scheduler = copy.deepcopy(self._scheduler)
+        mu = shift_by_root(frame_tokens) if self._by_root else shift(scheduler.config, frame_tokens)
         # Without these, set_timesteps spaces the levels otherwise than the pipelines do.
         spaced = np.linspace(1.0, 1 / steps, steps) if self._fixed is None else np.array(self._fixed)
-        scheduler.set_timesteps(sigmas=spaced, device="cpu", mu=shift(scheduler.config, output_tokens))
+        scheduler.set_timesteps(sigmas=spaced, device="cpu", mu=mu)
         return Sigmas(levels=scheduler.sigmas.float(), timesteps=scheduler.timesteps.float() / 1000)
 
 
@@ -51,3 +54,8 @@ def shift(config: Mapping[str, Any], output_tokens: int) -> float:
     max_shift = config.get("max_shift", 1.15)
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
     return float(output_tokens * slope + (base_shift - slope * base_tokens))
+
+
+def shift_by_root(frame_tokens: int) -> float:
+    """The shift of Qwen-Image-Layered: 1 at 256 x 256 pixels. Source: diffusers' pipeline of it."""
+    return math.sqrt(frame_tokens / 256)

@@ -41,8 +41,7 @@ def forward(pipeline: Pipeline, reference_area: int, text_tokens: tuple[int, ...
 
     The compiler takes lengths that are equal for the same one. Three rows have four times, and nothing else is 4 long.
     """
-    sizes = Sizes(pipeline.family, reference_area, pipeline.token_pixels)
-    geometry = sizes.geometry([(1, 1)], sizes.area_of((4, 3), reference_area), masked=False)
+    geometry = Sizes(pipeline.family, reference_area, pipeline.token_pixels).usual()
     config = pipeline.parts.transformer.config
     place: dict[str, Any] = {"device": pipeline.devices.transformer, "dtype": pipeline.dtype}
     pipeline.velocities(

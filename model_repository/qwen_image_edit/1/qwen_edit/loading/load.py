@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, QwenImage21Pipeline
+from diffusers import DiffusionPipeline, QwenImage21Pipeline, QwenImageLayeredPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -33,7 +33,7 @@ from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.fast_ways import fast_ways
 from qwen_edit.loading.presets import PRESETS, reconfigured
 from qwen_edit.loading.self_check import SelfCheck
-from qwen_edit.pipeline import Devices, Pipeline
+from qwen_edit.pipeline import Devices, LayeredPipeline, Pipeline
 from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
 
@@ -51,7 +51,11 @@ class Loaded:
     def about(self) -> str:
         """JSON: what whoever calls cannot know otherwise."""
         defaults = self.defaults
-        able = {"references": defaults.references, "transparent": defaults.transparent_wording is not None}
+        able: dict[str, Any] = {
+            "references": defaults.references,
+            "transparent": defaults.transparent_wording is not None,
+            **({"layers": defaults.layers} if defaults.layers else {}),
+        }
         return json.dumps({"pipeline": self.sizes.family.pipeline, **able})
 
 
@@ -112,7 +116,9 @@ def bind(parts: Any, paths: Paths | None = None) -> None:
 
 def pipeline_of(parts: Any, devices: Devices | None = None) -> Pipeline:
     """Of what diffusers loaded."""
-    return Pipeline21(parts, devices) if isinstance(parts, QwenImage21Pipeline) else Pipeline(parts, devices)
+    if isinstance(parts, QwenImage21Pipeline):
+        return Pipeline21(parts, devices)
+    return LayeredPipeline(parts, devices) if isinstance(parts, QwenImageLayeredPipeline) else Pipeline(parts, devices)
 
 
 def check(settings: Settings, device: torch.device) -> None:
@@ -185,6 +191,7 @@ def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline, m
         references=(family.least_references, max_references),
         transparent_wording=family.transparent_wording,
         cache=settings.step_cache,
+        layers=family.layers,
         fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )
 

@@ -27,6 +27,7 @@ CROWD = (
     (((6, 10), (8, 8), (4, 7)), 33, 0.5),
     (((8, 4),), 17, 0.3),
 )
+FRAMES = 3  # of an output that is taken apart
 # An error in the last bit of what goes in makes all later rounding fall otherwise: what that does to diffusers' result
 # is the noise of the dtype. Ours may be off by so many times as much.
 TIMES_THE_NOISE = 4.0
@@ -108,15 +109,13 @@ def crowd(pipeline: Pipeline) -> list[Row]:
     def drawn(tokens: int, width: int) -> torch.Tensor:
         return torch.randn(tokens, width, generator=generator).to(**place)
 
-    return [
-        Row(
-            drawn(sum(map(prod, sides)), config.in_channels),
-            tuple((1, height, width) for height, width in sides),
-            drawn(text_tokens, config.joint_attention_dim),
-            moment,
-        )
-        for sides, text_tokens, moment in CROWD
-    ]
+    frames = FRAMES if pipeline.family.layers else 1
+    rows = []
+    for (output, *references), text_tokens, moment in CROWD:
+        shapes = ((frames, *output), *((1, *sides) for sides in references))
+        tokens = drawn(sum(map(prod, shapes)), config.in_channels)
+        rows.append(Row(tokens, shapes, drawn(text_tokens, config.joint_attention_dim), moment))
+    return rows
 
 
 def off_by_rounding(row: Row) -> Row:

@@ -13,6 +13,7 @@ from qwen_edit.families.sizes import Geometry
 from qwen_edit.pipeline import Pipeline
 
 Picture = npt.NDArray[np.uint8]  # (height, width, channels): 3, or 4 of a family that answers alpha
+Layers = npt.NDArray[np.uint8]  # (layers, height, width, 4)
 
 OPAQUE = 255
 
@@ -23,9 +24,15 @@ def picture(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry) -> Pi
     return _resampled(rendered, geometry.answer)
 
 
+def layers(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry) -> Layers:
+    """Of packed latents (tokens, channels) whose first frame is the layers' composition: from the bottom up."""
+    _, *frames = latents.chunk(geometry.frames)
+    return np.stack([_levels(pipeline.decode(pipeline.unpack(frame, geometry.output))) for frame in frames])
+
+
 def preview(pipeline: Pipeline, latents: torch.Tensor, geometry: Geometry, longest_side: int) -> Picture:
-    """The same, small: the latents are scaled down, so that the decoder has less to do."""
-    unpacked = pipeline.unpack(latents, geometry.output)
+    """The first frame, small: the latents are scaled down, so that the decoder has less to do."""
+    unpacked = pipeline.unpack(latents[: geometry.frame_tokens], geometry.output)
     scale = min(1.0, longest_side / max(geometry.output))
     rows, columns = (max(1, round(extent * scale)) for extent in unpacked.shape[-2:])
     small = torch.nn.functional.interpolate(unpacked[:, :, 0], size=(rows, columns), mode="area")

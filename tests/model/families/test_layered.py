@@ -1,0 +1,213 @@
+"""Qwen-Image-Layered: the engine's latents and layers equal those of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qwen_edit.errors import BadRequest
+from qwen_edit.families.family import Size
+from qwen_edit.families.layered import LAYERED
+from qwen_edit.families.layering import Layering
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.forward import denoise, ragged, sigmas
+from qwen_edit.pipeline import Pipeline
+from qwen_edit.settings import Limits
+
+from tests.kit.engines import TestEngine, difference, engine_on, load_pipeline
+from tests.kit.in_process import wait_until
+from tests.kit.layered import composited, oracle, taken_apart, with_alpha
+
+BOUND = 1e-4
+AREA = 128 * 128
+MEGAPIXEL = 1024 * 1024
+PROMPT, NEGATIVE = "a cat on a sofa in front of a window", "blurry"
+
+
+@pytest.fixture(scope="module")
+def pipeline(sensitive: Callable[[str], Path]) -> Any:
+    return load_pipeline(sensitive("layered"))
+
+
+@pytest.fixture(scope="module")
+def engine(pipeline: Any) -> Iterator[TestEngine]:
+    with engine_on(pipeline, reference_area=AREA) as running:
+        yield running
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0], ids=["unguided", "guided"])
+@pytest.mark.parametrize("resolution", [640, 1024])
+@pytest.mark.parametrize("layers", [2, 4, 10])
+def test_the_latents_are_those_of_diffusers(
+    engine: TestEngine, photo: Callable[[str], bytes], layers: int, resolution: int, guidance: float
+) -> None:
+    request = taken_apart(
+        photo("cat"), layers, resolution, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=guidance, seed=7
+    )
+    assert difference(engine.latents(request), oracle(engine, request).latents) <= BOUND
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_any_number_of_steps_has_the_latents_of_diffusers(
+    engine: TestEngine, photo: Callable[[str], bytes], steps: int
+) -> None:
+    request = taken_apart(photo("rocket"), num_inference_steps=steps, true_cfg_scale=2.5)
+    assert difference(engine.latents(request), oracle(engine, request).latents) <= BOUND
+
+
+@pytest.mark.parametrize("layers", [2, 4, 10])
+@pytest.mark.parametrize("transparent", [False, True], ids=["opaque", "alpha"])
+def test_the_layers_are_those_of_diffusers_and_so_is_their_composition(
+    engine: TestEngine, photo: Callable[[str], bytes], layers: int, transparent: bool
+) -> None:
+    picture = with_alpha(photo("cat")) if transparent else photo("cat")
+    request = taken_apart(picture, layers, 1024, true_cfg_scale=4.0)
+    outcome = engine.submit(request).wait()
+    assert outcome.image is None
+    assert outcome.layers is not None
+    theirs = (oracle(engine, request).layers * 255).round().astype(np.uint8)
+    assert outcome.layers.shape == theirs.shape
+    assert off(outcome.layers, theirs) <= 1
+    assert off(composited(outcome.layers), composited(theirs)) <= 1
+
+
+def off(ours: Any, theirs: Any) -> int:
+    """Levels, the most of any pixel."""
+    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+
+
+def test_alpha_is_seen(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    opaque, transparent = (taken_apart(picture) for picture in (photo("cat"), with_alpha(photo("cat"))))
+    latents = engine.latents(transparent)
+    assert difference(latents, oracle(engine, transparent).latents) <= BOUND
+    assert difference(latents, engine.latents(opaque)) > 10 * BOUND
+
+
+def test_each_of_a_crowd_has_the_latents_of_diffusers(pipeline: Any, photo: Callable[[str], bytes]) -> None:
+    requests = [
+        taken_apart(photo("cat"), 2, 640, true_cfg_scale=4.0, num_inference_steps=3),
+        taken_apart(photo("rocket"), 5, 1024, prompt="a rocket", num_inference_steps=6),
+        taken_apart(with_alpha(photo("coffee")), 3, 640, prompt="coffee " * 20, true_cfg_scale=2.0, seed=5),
+        taken_apart(photo("astronaut"), 10, 640, seed=9),
+    ]
+    with engine_on(pipeline, reference_area=AREA) as engine:
+        engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+        for answer in [engine.submit(request) for request in requests]:
+            answer.wait()
+        assert max(map(len, engine.worker.batches)) >= len(requests) - 1, "they were meant to share forwards"
+        for request in requests:
+            assert difference(engine.final_latents[request.id], oracle(engine, request).latents) <= BOUND
+
+
+def test_a_run_in_segments_ends_with_the_same_bits_and_shows_the_composition(
+    engine: TestEngine, photo: Callable[[str], bytes]
+) -> None:
+    whole = taken_apart(photo("cat"), 4, 1024, num_inference_steps=6)
+    right = engine.submit(whole).wait().layers
+    first = engine.submit(taken_apart(photo("cat"), 4, 1024, num_inference_steps=6, stop_step=3, preview=64)).wait()
+    assert first.layers is None
+    assert first.latents is not None
+    assert first.preview is not None
+    assert max(first.preview.shape[:2]) == 64
+    assert first.preview.shape[2] == 3
+    rest = taken_apart(photo("cat"), 4, 1024, num_inference_steps=6, start_step=3, latents=first.latents)
+    resumed = engine.submit(rest).wait().layers
+    assert right is not None
+    assert resumed is not None
+    assert np.array_equal(resumed, right)
+
+
+def test_latents_of_another_number_of_layers_are_refused(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    first = engine.submit(taken_apart(photo("cat"), 4, stop_step=2)).wait()
+    with pytest.raises(BadRequest, match="latents: shape"):
+        engine.submit(taken_apart(photo("cat"), 5, start_step=2, latents=first.latents)).wait()
+
+
+def test_a_cancelled_one_ends_at_its_next_step(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    answers: list[Any] = []
+
+    def cancel() -> None:
+        for answer in answers:
+            answer.cancel = True
+
+    engine.worker.before_step = cancel
+    try:
+        answers.append(engine.submit(taken_apart(photo("cat"), num_inference_steps=100)))
+        with pytest.raises(Exception, match="cancelled"):
+            answers[0].wait()
+    finally:
+        engine.worker.before_step = lambda: None
+    assert engine.submit(taken_apart(photo("cat"))).wait().layers is not None
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    with pytest.raises(BadRequest, match=r"prompt: .* at most 512"):
+        engine.submit(taken_apart(photo("cat"), prompt="hat " * 600)).wait()
+
+
+@pytest.mark.parametrize(
+    ("picture", "resolution", "size"),
+    [
+        ((1000, 1000), 640, (640, 640)), ((300, 200), 640, (768, 512)), ((4000, 3000), 1024, (1184, 896)),
+        ((100, 700), 640, (256, 1696)),
+    ],
+)  # fmt: skip
+def test_layers_have_the_size_of_their_bucket(picture: Size, resolution: int, size: Size) -> None:
+    geometry = Sizes(LAYERED, MEGAPIXEL, 16).layered(picture, Layering(4, resolution))
+    assert geometry.answer == geometry.output == size
+    assert geometry.references == (size,)
+    assert geometry.tokens == [5 * size[0] * size[1] // 256, size[0] * size[1] // 256]
+
+
+@pytest.mark.parametrize("limits", [Limits(pixels=640 * 640 - 1), Limits(side=639)], ids=["pixels", "side"])
+def test_layers_larger_than_an_output_may_be_are_refused(limits: Limits) -> None:
+    with pytest.raises(BadRequest, match="resolution: 640, at which layers have 640x640 pixels"):
+        Sizes(LAYERED, MEGAPIXEL, 16, limits=limits).layered((500, 500), Layering())
+
+
+# Each makes one thing wrong that a rewrite could make wrong.
+
+
+def _layers_below_each_other(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        ragged, "frame_by_frame", lambda shapes: [(1, frames * height, width) for frames, height, width in shapes]
+    )
+
+
+def _no_condition_of_time(patch: pytest.MonkeyPatch) -> None:
+    right = ragged.condition_of_time
+    patch.setattr(ragged, "condition_of_time", lambda *given: right(*given) + 1)
+
+
+def _linear_shift(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sigmas, "shift_by_root", lambda tokens: 0.5)
+
+
+def _not_renormalised(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(denoise, "guided", denoise.combined)
+
+
+def _noise_of_each_frame_alike(patch: pytest.MonkeyPatch) -> None:
+    right = Pipeline.noise
+    patch.setattr(Pipeline, "noise", lambda self, seed, size, frames: right(self, seed, size).repeat(frames, 1))
+
+
+MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    _layers_below_each_other, _no_condition_of_time, _linear_shift, _not_renormalised, _noise_of_each_frame_alike,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: str(mutation.__name__))
+def test_what_is_wrong_shows(
+    pipeline: Any, photo: Callable[[str], bytes], mutation: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    request = taken_apart(photo("cat"), 3, 1024, true_cfg_scale=4.0, negative_prompt=NEGATIVE)
+    with engine_on(pipeline, reference_area=AREA) as engine:
+        right = oracle(engine, request).latents
+        with pytest.MonkeyPatch.context() as patch:
+            mutation(patch)
+            wrong = engine.latents(request)
+    assert difference(wrong, right) > 10 * BOUND
