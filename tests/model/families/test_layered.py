@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from qwen_edit.families.layered import LAYERED
 from qwen_edit.families.layering import Layering
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import denoise, ragged, sigmas
-from qwen_edit.pipeline import Pipeline
+from qwen_edit.pipeline import LayeredPipeline, Pipeline
 from qwen_edit.settings import Limits
 
 from tests.kit.engines import TestEngine, difference, engine_on, load_pipeline
@@ -211,3 +214,31 @@ def test_what_is_wrong_shows(
             mutation(patch)
             wrong = engine.latents(request)
     assert difference(wrong, right) > 10 * BOUND
+
+
+def test_an_empty_prompt_is_the_text_encoders_own_caption_written_once(
+    pipeline: Any, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    right = LayeredPipeline.caption
+
+    def caption(self: LayeredPipeline, picture: Any) -> str:
+        written.append(threading.current_thread().name)
+        return right(self, picture)
+
+    monkeypatch.setattr(LayeredPipeline, "caption", caption)
+    with engine_on(pipeline, reference_area=AREA) as engine:
+        first, again = (taken_apart(with_alpha(photo("rocket")), prompt="", seed=seed) for seed in (1, 2))
+        told = engine.submit(first).wait().timings["caption"]
+        assert told
+        assert difference(engine.final_latents[first.id], oracle(engine, first).latents) <= BOUND
+        assert engine.submit(again).wait().timings["caption"] == told
+        assert written == ["decode"], "in preparation, not between two steps"
+        half = taken_apart(with_alpha(photo("rocket")), prompt="", stop_step=2)
+        stopped = engine.submit(half).wait()
+        rest = replace(
+            half, id="rest", edit_id="rest", prompt=told, start_step=2, stop_step=4, latents=stopped.latents, images=(),
+            pictures=(hashlib.sha256(half.images[0]).digest(),),
+        )  # fmt: skip
+        assert difference(engine.latents(rest), engine.final_latents[first.id]) <= BOUND
+        assert written == ["decode"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,10 @@ def test_neither_a_mask_nor_a_size_goes_with_layers() -> None:
         with pytest.raises(BadRequest, match=rf"size: {width}x{height}: "):
             parsed("", size=np.array([[width, height]], np.int32))
     assert parsed("", size=np.array([[0, 0]], np.int32)).layering
+
+
+def test_a_prompt_may_be_empty_where_captions_are_written() -> None:
+    nothing = np.array([[b" "]], object)
+    assert parsed("", replace(LAYERED, captions=True), prompt=nothing).prompt == ""
+    with pytest.raises(BadRequest, match="prompt: an empty prompt"):
+        parsed("", prompt=nothing)

@@ -173,6 +173,7 @@ class Job:
             "history": plan_at(self.state.step, self.request.num_inference_steps, self.request.cache),
             "named": True,  # a continued call may name its pictures
             "order": round(self.place - time.monotonic(), 6),
+            **({"caption": self.prepared.caption} if self.prepared.caption else {}),
             "text_tokens": self.prepared.prompt.tokens,
             "image_tokens": sum(reference_tokens),
             "output_tokens": output_tokens,

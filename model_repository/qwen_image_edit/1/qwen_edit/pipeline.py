@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ class Scheduler(Protocol):
 
     def set_timesteps(self, *, sigmas: npt.NDArray[np.float64], device: str, mu: float) -> None: ...
 
+
+MAX_CAPTION_TOKENS = 512
 
 Shape = tuple[int, int, int]  # (frames, height, width) in tokens of a picture; more frames than one have layers
 
@@ -174,6 +177,32 @@ class Pipeline:
 class LayeredPipeline(Pipeline):
     """Of a checkpoint that takes pictures apart: its text encoder sees a caption alone."""
 
+    def __init__(self, parts: Any, devices: Devices | None = None) -> None:
+        super().__init__(parts, devices)
+        self._writer = of_the_same_weights(parts.text_encoder)
+        self._writing = threading.Lock()
+
+    @torch.inference_mode()
+    def caption(self, picture: Image.Image) -> str:
+        """What the text encoder says of it, the same each time; it may embed texts meanwhile.
+
+        Its words are the likeliest, where a checkpoint may be set to draw them: an edit's caption is not to change.
+        """
+        with self._tokenizer_lock:
+            asked = self.parts.processor(
+                text=self.parts.image_caption_prompt_en, images=picture, padding=True, return_tensors="pt"
+            )
+        asked = asked.to(self.devices.text_encoder)
+        with self._writing:
+            written = self._writer.generate(
+                **asked, max_new_tokens=MAX_CAPTION_TOKENS, do_sample=False, temperature=None, top_p=None, top_k=None
+            )
+        answer = written[:, asked["input_ids"].shape[1] :]
+        (caption,) = self.parts.processor.batch_decode(
+            answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(caption).strip()
+
     def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool) -> torch.Tensor:
         """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device; no more than fit."""
         with self._tokenizer_lock:
@@ -190,6 +219,13 @@ class LayeredPipeline(Pipeline):
         width, height = size
         latents: torch.Tensor = self.parts._unpack_latents(tokens[None], height, width, 0, self.latent_pixels)
         return latents
+
+
+def of_the_same_weights(encoder: Any) -> Any:
+    """A Qwen2_5_VLForConditionalGeneration that keeps for itself what it knows of the text that it writes."""
+    other = copy.copy(encoder)
+    other._modules = {**encoder._modules, "model": copy.copy(encoder.model)}
+    return other
 
 
 def picture_names(count: int) -> str:

@@ -64,6 +64,7 @@ class Defaults:
     transparent_wording: tuple[str, str] | None = None  # None: its pictures are opaque
     cache: str = OFF  # preset of the step cache
     layers: tuple[int, int] | None = None  # least and most of a picture; None: it is edited instead
+    captions: bool = False  # of a picture without a prompt
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def parse(
     pictures = () if start == 0 or "image" in values else hints.pictures
     images = () if pictures else _images(values, defaults.references)
     layering = layering_of(hints.layers, hints.resolution, defaults.layers, values)
-    prompt = _prompt(values)
+    prompt = _prompt(values, may_be_empty=defaults.captions)
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
         id=printable(request_id),
@@ -210,9 +211,9 @@ def _images(values: Mapping[str, Array], references: tuple[int, int]) -> tuple[b
     return images
 
 
-def _prompt(values: Mapping[str, Array]) -> str:
+def _prompt(values: Mapping[str, Array], *, may_be_empty: bool) -> str:
     prompt = _text(values, "prompt", "").strip()
-    if not prompt:
+    if not prompt and not may_be_empty:
         raise BadRequest("prompt", f"an empty prompt: 1 to {MAX_PROMPT_CHARACTERS} characters are allowed")
     return prompt
 

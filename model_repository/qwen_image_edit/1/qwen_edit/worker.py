@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.conditioning.captions import Captions
 from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.conditioning.preparation import Preparation, Prepared, Preparing
 from qwen_edit.conditioning.texts import Prompts
@@ -87,7 +88,7 @@ class PipelineWorker:
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
         self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), self._prefixes, mrope=mrope)
         self._preparation = Preparation(
-            sizes, Prompts(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
+            sizes, Prompts(pipeline), Captions(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )
         self._denoiser = Denoiser(pipeline, self._prefixes)
         by_root = pipeline.family.shifts_by_root

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
+from qwen_edit.conditioning.captions import Captions
 from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.conditioning.references import Reference, references_of
 from qwen_edit.conditioning.texts import Prompt, Prompts
@@ -33,6 +34,7 @@ class Prepared:
     prompt: Prompt
     negative_prompt: Prompt | None  # None: no guidance
     mask: Mask | None
+    caption: str = ""  # in the place of a prompt that was empty
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -47,17 +49,25 @@ class Prepared:
         return replace(self, references=())
 
 
-Preparing = Generator[None, None, Prepared]  # stops before each picture that it decodes
+Preparing = Generator[None, None, Prepared]  # stops before each picture that it decodes, and before a caption
 
 
 class Preparation:
     """For several threads."""
 
     def __init__(
-        self, sizes: Sizes, prompts: Prompts, conditioner: Conditioner, decoders: Decoders, *, channels: int
+        self,
+        sizes: Sizes,
+        prompts: Prompts,
+        captions: Captions,
+        conditioner: Conditioner,
+        decoders: Decoders,
+        *,
+        channels: int,
     ) -> None:
         self._sizes = sizes
         self._prompts = prompts
+        self._captions = captions
         self._conditioner = conditioner
         self._decoders = decoders
         self._channels = channels  # of a packed token
@@ -72,7 +82,7 @@ class Preparation:
         return tuple(geometry.row_tokens(self._prompts.about(text, geometry)) for text in texts)
 
     def prepare(self, request: EditRequest) -> Preparing:
-        """Stops before each picture that it decodes; raises BadRequest, UnknownPictures."""
+        """Stops before each picture that it decodes, and before a caption; raises BadRequest, UnknownPictures."""
         references = references_of(request, self._decoders, alpha=self._sizes.family.reads_alpha)
         own = yield from self._own_sizes(request, references)
         masked = request.mask is not None
@@ -80,12 +90,16 @@ class Preparation:
         self._check_latents(request, geometry)
         caller = request.caller
         seen = references if geometry.conditions else ()
-        prompt = self._prompts.prompt(request.prompt, seen, geometry, "prompt", caller=caller)
+        caption = "" if request.prompt else (yield from self._caption(references[0], geometry.output))
+        # A run that continues brings its caption back as its prompt; what was too long was refused when it began.
+        cut = caption != "" or request.continued
+        text = request.prompt or caption
+        prompt = self._prompts.prompt(text, seen, geometry, "prompt", caller=caller, cut=cut)
         negative = None
         if request.guided:
             texts = request.negative_prompt, seen, geometry, "negative_prompt"
             negative = self._prompts.prompt(*texts, caller=caller)
-        prepared = Prepared(references, geometry, prompt, negative, mask=None)
+        prepared = Prepared(references, geometry, prompt, negative, mask=None, caption=caption)
         self._conditioner.check_room(prepared.prompts)
         yield from self._decode(prepared, masked=masked)
         if request.mask is None:
@@ -95,6 +109,13 @@ class Preparation:
         asked = request.size is not None
         mask = masks.fit(self._decoders, request.mask, source, own[0], geometry.output, size_asked=asked)
         return replace(prepared, mask=mask)
+
+    def _caption(self, picture: Reference, size: Size) -> Generator[None, None, str]:
+        caption = self._captions.known(picture, size)
+        if caption is None:
+            yield
+            caption = self._captions.written(picture, size)
+        return caption
 
     def _geometry(self, request: EditRequest, own: list[Size]) -> Geometry:
         """For pictures of these sizes."""

@@ -38,12 +38,24 @@ class Prompts:
         self._template_tokens: dict[tuple[Size, ...], int] = {}  # by the sizes of the pictures, which are few
 
     def prompt(
-        self, text: str, references: Sequence[Reference], geometry: Geometry, tensor: str, *, caller: str = ""
+        self,
+        text: str,
+        references: Sequence[Reference],
+        geometry: Geometry,
+        tensor: str,
+        *,
+        caller: str = "",
+        cut: bool = False,
     ) -> Prompt:
-        """Applies the template and counts the tokens; raises BadRequest naming `tensor` where they do not fit."""
+        """Applies the template and counts the tokens; raises BadRequest naming `tensor` where they do not fit.
+
+        `cut`: those that fit will do, where the family's pipeline leaves the others out.
+        """
         templated = self._pipeline.templated(self.neutral(text), len(references))
         tokens = self._pipeline.text_tokens(templated, geometry.conditions)
         most = self._most_tokens(geometry)
+        if cut and most == self._pipeline.family.max_text_tokens:
+            tokens = min(tokens, most)
         if tokens > most:
             raise BadRequest(
                 tensor,

@@ -192,6 +192,8 @@ def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline, m
         transparent_wording=family.transparent_wording,
         cache=settings.step_cache,
         layers=family.layers,
+        # The text encoder would come to the GPU beside the transformer, at the wrong moment.
+        captions=family.layers is not None and settings.loading.offload == "none",
         fixed_steps=len(sample_sigmas) if sample_sigmas else None,
     )
 

@@ -21,6 +21,8 @@ WHOLE = ("QwenImageTransformerBlock", "Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisio
 # A transformer that does not either: the keys and values of a prefix lie on one device, all layers' together.
 UNDIVIDED = "QwenImage21Transformer2DModel"
 
+WRITES_CAPTIONS = "QwenImageLayeredPipeline"
+
 DeviceMap = dict[str, int | str]  # name of a module → number of a GPU, or "cpu"
 
 
@@ -114,8 +116,9 @@ def bare_within_blocks(transformer: Any, devices: DeviceMap) -> None:
 
 
 def parts_of(pipeline: Any) -> dict[str, torch.nn.Module]:
-    """In the order in which they are placed. The text encoder's vocabulary head is never used, hence left out."""
-    return {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder.model, "vae": pipeline.vae}
+    """In the order in which they are placed. The text encoder's vocabulary head is left out where no captions are."""
+    encoder = pipeline.text_encoder if type(pipeline).__name__ == WRITES_CAPTIONS else pipeline.text_encoder.model
+    return {"transformer": pipeline.transformer, "text_encoder": encoder, "vae": pipeline.vae}
 
 
 def plan(parts: Mapping[str, torch.nn.Module], memory: Mapping[int, int]) -> dict[str, DeviceMap]:
