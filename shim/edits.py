@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -79,14 +80,19 @@ def _answer(edit: Edit, outputs: list[Output], seconds: float) -> Response:
         **({"num_inference_steps": outputs[0].steps} if edit.steps else {}),
         "usage": usage(outputs, len(edit.images), seconds),
     }
-    items = [piece for output in outputs for piece in (b", ", *_item(output))][1:]
+    items = [piece for output in outputs for piece in (b", ", *_item(output, seconds))][1:]
     pieces = [json.dumps(rest).removesuffix("}").encode(), b', "data": [', *items, b"]}"]
     headers = {"content-length": str(sum(map(len, pieces)))}
     return StreamingResponse(_sliced(pieces), headers=headers, media_type="application/json")
 
 
-def _item(output: Output) -> list[bytes]:
-    return picture_object(output.picture, {"seed": output.seed})
+def _item(output: Output, seconds: float) -> list[bytes]:
+    fields: dict[str, Any] = {"seed": output.seed, **({"revised_prompt": output.caption} if output.caption else {})}
+    if output.layer is not None:
+        width, height = output.size
+        images = len(output.job.references)
+        fields |= {"layer": output.layer, "size": f"{width}x{height}", "usage": usage([output], images, seconds)}
+    return picture_object(output.picture, fields)
 
 
 async def _sliced(pieces: list[bytes]) -> AsyncIterator[bytes]:

@@ -111,7 +111,11 @@ class EventStream(Response):
                 name = f"{PREFIXES[self._run.edit.purpose]}.completed"
                 picture, size, background = event.picture, event.size, event.background
                 tokens = usage([event], len(event.job.references), self._run.seconds)
-                more = {"usage": tokens, "index": event.job.index, "seed": event.seed}
+                more = {"usage": tokens, "index": event.index, "seed": event.seed}
+                if event.layer is not None:
+                    more["layer"] = event.layer
+                if event.caption:
+                    more["revised_prompt"] = event.caption
         fields = {
             "type": name,
             "created_at": int(time.time()),

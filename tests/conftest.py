@@ -64,6 +64,15 @@ def stack21(sensitive: Callable[[str], Path]) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def layered(sensitive: Callable[[str], Path]) -> Iterator[Server]:
+    """The same with Qwen-Image-Layered, in segments of three steps."""
+    with serve(
+        sensitive("layered"), REFERENCE_AREA="16384", DEFAULT_STEPS="4", SEGMENT_STEPS="3", MAX_OUTPUTS_PER_REQUEST="8"
+    ) as server:
+        yield server
+
+
 @pytest.fixture
 def alone(stack: Server) -> Server:
     """The stack once no edit of an earlier test is left in its engine: bits and counts are this test's own."""

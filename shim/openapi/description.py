@@ -47,8 +47,11 @@ ABOUT_EDITS = """\
 Two kinds of caller. Files named `images` are a batch: each is edited on its own, with `n` variants of each. Files named
 `image` or `image[]`, addresses in `url` or `url[]`, and the `images` of a JSON body are references of one edit with `n`
 outputs. One of the two kinds is needed, and both in one request are refused. Empty text is the same as a field left
-out; the last of a repeated field wins; unknown fields are ignored; `markup`, `svg`, `frame_count`, `num_frames`,
-`layers` and `resolution` are refused.
+out; the last of a repeated field wins; unknown fields are ignored; `markup`, `svg`, `frame_count` and
+`num_frames` are refused.
+
+A Qwen-Image-Layered checkpoint takes a picture apart: `data` has its layers from the bottom up, each with its `layer`,
+`size` and `usage`, in png or webp. `layers` and `resolution` are its own; others refuse them.
 
 Errors have the shape of the caller's kind: a string `error` beside `message`, or OpenAI's `error` object."""
 ABOUT_GENERATIONS = """\
@@ -73,6 +76,9 @@ def describe(
         **{path: {"post": _edit(settings, index)} for index, path in enumerate(edit_paths)},
         **{path: {"post": _generation(settings, index)} for index, path in enumerate(generation_paths)},
     }
+    if abilities and abilities.layers:
+        for path in edit_paths:
+            paths[path]["post"]["x-layers"] = abilities.layers
     for path in generation_paths if abilities else ():
         paths[path]["post"]["x-available"] = bool(abilities and abilities.generations)
     for path, item in paths.items():

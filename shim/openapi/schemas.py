@@ -49,6 +49,9 @@ def schemas() -> dict[str, Schema]:
         "generations": {"type": "boolean", "description": "Whether it makes pictures of a prompt alone."},
         "transparent_background": {"type": "boolean", "description": "Whether `background=transparent` is obeyed."},
     }
+    abilities["layers"] = {**count, "description": "Most layers that it takes a picture apart into; 0: it edits it."}
+    caption = {"revised_prompt": {**text, "description": "The model's caption, where there was no prompt."}}
+    layer = {"layer": {**count, "description": "Of a picture that was taken apart, from the bottom up."}, **caption}
     model = _object(abilities, id=text, object={"const": "model"}, created=count, owned_by=text)
     return {
         "Health": _object(status={"const": "healthy"}, timestamp=text, version=text),
@@ -58,14 +61,18 @@ def schemas() -> dict[str, Schema]:
         "Images": _object(
             {"num_inference_steps": {**count, "description": "Steps made, where they were asked for."}},
             created=count,
-            data={"type": "array", "items": _object(b64_json=b64_json, seed=count), "minItems": 1},
+            data={
+                "type": "array",
+                "items": _object({**layer, "size": text, "usage": usage}, b64_json=b64_json, seed=count),
+                "minItems": 1,
+            },
             size={**text, "description": "WIDTHxHEIGHT, of the first."},
             output_format=event["output_format"],
             background=event["background"],
             usage=usage,
         ),
         "PartialImageEvent": _object(index, type=_event("partial_image"), partial_image_index=count, **event),
-        "CompletedEvent": _object(type=_event("completed"), **index, seed=count, **event, usage=usage),
+        "CompletedEvent": _object(layer, type=_event("completed"), **index, seed=count, **event, usage=usage),
         "ErrorEvent": _object(type={"const": "error"}, error=openai_error),
         "ClassicError": _object(error={"type": "string", "enum": _codes()}, message=text),
         "OpenAIError": _object(error=openai_error),

@@ -31,6 +31,11 @@ from shim.reading.uploads import Linked, Part, link_addresses
 from shim.settings import Settings
 
 CLASSIC_SIDE = 1024  # pixels
+# Of the model, and its parameters, that are named as the client names them.
+TENSORS = (
+    *("prompt", "negative_prompt", "mask", "size", "seed", "background", "cache"),
+    *("layers", "resolution", "n", "output_format"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class Edit:
     output_compression: int
     background: str  # auto, opaque or transparent
     cache: str  # preset of the step cache; auto: the model's own
+    layers: int | None  # that the picture is taken apart into; None: the model's default, if it makes any
+    resolution: int | None  # likewise, at which
+    most_layers: int  # of each job, so that the request has no more outputs than it may
+    usual_size: bool  # whether `size` is what a caller gets that names none
     stream: bool
     partial_images: int  # of each output, in a stream
     fields: Mapping[str, str]  # the model's tensor → the client's name for it
@@ -141,13 +150,17 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
         output_compression=given[fields.OUTPUT_COMPRESSION],
         background=_background(given),
         cache=given[fields.CACHE],
+        layers=given[fields.LAYERS],
+        resolution=given[fields.RESOLUTION],
+        most_layers=settings.max_outputs_per_request // max(1, len(images) if dialect == "classic" else 1),
+        usual_size=given.text(fields.SIZE) is None,
         stream=given[fields.STREAM],
         partial_images=given[fields.PARTIAL_IMAGES],
         fields={
             **({"image": images[0].name} if images else {}),
             "num_inference_steps": given.spelling(fields.STEPS),
             "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
-            **{name: name for name in ("prompt", "negative_prompt", "mask", "size", "seed", "background", "cache")},
+            **{name: name for name in TENSORS},
         },
     )
 
@@ -192,6 +205,8 @@ def _pictures(name: str, uploads: list[UploadFile]) -> tuple[Picture, ...]:
 
 def _prompt(given: Given) -> str:
     prompt = given[fields.PROMPT]
+    if prompt is None and (given[fields.LAYERS] or given[fields.RESOLUTION]):
+        return ""
     if prompt is None:
         raise InvalidInput("prompt is required", param="prompt")
     return prompt

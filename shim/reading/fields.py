@@ -18,6 +18,7 @@ from shim.reading.kinds import (
     Kind,
     Limit,
     Number,
+    OneOf,
     Schema,
     Seed,
     Size,
@@ -95,7 +96,7 @@ PROMPT: Field[str | None] = Field(
     None,
     "What to change.",
     note="at most what the model's 4096 text positions hold",
-    left_out="required",
+    left_out="required; beside `layers` or `resolution`, the model's own caption",
 )
 N: Field[int] = Field(
     "n",
@@ -158,6 +159,22 @@ CACHE: Field[str] = Field(
     "The step cache: `mild` makes about two thirds of the forwards of more than 8 steps. `auto` is the server's.",
     note="`mild` makes about two thirds of the forwards of more than 8 steps; `auto` is the server's `STEP_CACHE`",
 )
+LAYERS: Field[int | None] = Field(
+    "layers",
+    Integer(2, 10),
+    None,
+    "Into how many layers the picture is taken apart, where the model does that; each counts as an output.",
+    note="of a Layered checkpoint, each an output; others refuse it",
+    left_out="4 of a Layered checkpoint",
+)
+RESOLUTION: Field[int | None] = Field(
+    "resolution",
+    OneOf((640, 1024)),
+    None,
+    "At which a picture is taken apart: the side of a square one.",
+    note="of a Layered checkpoint, the side of a square picture; others refuse it",
+    left_out="640 of a Layered checkpoint",
+)
 STREAM: Field[bool] = Field("stream", Boolean(), False)
 PARTIAL_IMAGES: Field[int] = Field("partial_images", Integer(0, 3), 0, "Unfinished images on the way, in a stream.")
 
@@ -175,13 +192,21 @@ UNSUPPORTED = {
     "svg": "SVG output is not supported",
     "frame_count": "animations are not supported",
     "num_frames": "animations are not supported",
-    "layers": "this model makes no layers",
-    "resolution": "this model takes no resolution; say it as size",
 }
 
 OBEYED: tuple[Pictures | Field[object], ...] = (
     *(PROMPT, BATCH_FILES, REFERENCE_FILES, ADDRESSES, MASK, N, SIZE, NEGATIVE_PROMPT, STEPS, TRUE_CFG_SCALE, SEED),
-    *(OUTPUT_FORMAT, OUTPUT_COMPRESSION, BACKGROUND, RESPONSE_FORMAT, CACHE, STREAM, PARTIAL_IMAGES),
+    *(
+        OUTPUT_FORMAT,
+        OUTPUT_COMPRESSION,
+        BACKGROUND,
+        RESPONSE_FORMAT,
+        CACHE,
+        LAYERS,
+        RESOLUTION,
+        STREAM,
+        PARTIAL_IMAGES,
+    ),
 )
 FIELDS: tuple[Field[object], ...] = (
     *(field for field in OBEYED if isinstance(field, Field)),

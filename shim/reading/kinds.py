@@ -124,6 +124,27 @@ class Seed(Kind[int | None]):
 
 
 @dataclass(frozen=True)
+class OneOf(Kind[int]):
+    """A few integers, in order."""
+
+    allowed: tuple[int, ...]
+    json: ClassVar[Json] = "number"
+
+    def read(self, name: str, value: str, settings: Settings) -> int:
+        match = INTEGER.fullmatch(value)
+        if not match or int(match[1]) not in self.allowed:
+            refuse(name, value, " or ".join(map(str, self.allowed)))
+        return int(match[1])
+
+    def schema(self, settings: Settings) -> Schema:
+        bounds = {"minimum": self.allowed[0], "maximum": self.allowed[-1]}
+        return {"type": "integer", "enum": list(self.allowed), **bounds}
+
+    def values(self) -> str:
+        return ", ".join(map(str, self.allowed))
+
+
+@dataclass(frozen=True)
 class Number(Kind[float]):
     low: float
     high: float

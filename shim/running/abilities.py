@@ -19,6 +19,7 @@ class Abilities:
     max_references: int  # of an edit
     generations: bool  # pictures of a prompt alone
     transparent_background: bool
+    layers: int = 0  # most of a picture; 0: it edits pictures instead
 
 
 def within(settings: Settings, abilities: Abilities | None) -> Settings:
@@ -35,7 +36,8 @@ def abilities_of(about: str | bytes) -> Abilities:
     """Raises ValueError, KeyError or TypeError for what is not the model's answer."""
     told = json.loads(about)
     least, most = (int(count) for count in told["references"])
-    return Abilities(most, least == 0, bool(told["transparent"]))
+    _, layers = told.get("layers", (0, 0))
+    return Abilities(most, least == 0, bool(told["transparent"]), int(layers))
 
 
 class Told:

@@ -33,6 +33,9 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Output:
     job: Job
+    index: int  # among those of the request
+    layer: int | None  # from the bottom up, of a picture that was taken apart
+    caption: str  # of a picture that came without a prompt
     picture: bytes  # base64
     size: tuple[int, int]  # width, height
     background: str  # OpenAI's word: opaque or transparent
@@ -101,11 +104,12 @@ class EditRun:
         )
         slots = asyncio.Semaphore(settings.max_jobs_per_request)
         with self._services.flood.noted(self._caller):
-            outputs = await self._together([self._output(job, runner, slots, tell) for job in self._jobs])
+            of_jobs = await self._together([self._output(job, runner, slots, tell) for job in self._jobs])
+        outputs = [output for of_job in of_jobs for output in of_job]
         self._record(outputs)
         return outputs
 
-    async def _together(self, jobs: list[Coroutine[Any, Any, Output]]) -> list[Output]:
+    async def _together(self, jobs: list[Coroutine[Any, Any, list[Output]]]) -> list[list[Output]]:
         limit = self._services.settings.request_timeout_seconds
         try:
             async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
@@ -130,19 +134,30 @@ class EditRun:
         arguments = image, alpha, edit.shows_alpha, edit.output_format, edit.output_compression
         return await anyio.to_thread.run_sync(encode_base64, *arguments, limiter=self._services.threads)
 
-    async def _output(self, job: Job, runner: Runner, slots: asyncio.Semaphore, tell: Tell) -> Output:
+    async def _output(self, job: Job, runner: Runner, slots: asyncio.Semaphore, tell: Tell) -> list[Output]:
         async def report(job: Job, outcome: Outcome) -> None:
             await self._report(job, outcome, tell)
 
         async with slots:
             edited = await runner.run(job, report)
         self._done[job.index] = self._steps
-        is_transparent = edited.alpha is not None and self.edit.shows_alpha
-        picture = await self.encoded(edited.image, edited.alpha)
-        background = "transparent" if is_transparent else "opaque"
-        output = Output(job, picture, size_of(edited.image), background, edited.steps, edited.seed, edited.timings)
-        await tell(output)
-        return output
+        count, outputs = len(edited.pictures), []
+        for number, (image, alpha) in enumerate(edited.pictures):
+            output = Output(
+                job=job,
+                index=job.index * count + number,
+                layer=number if edited.layered else None,
+                caption=edited.caption,
+                picture=await self.encoded(image, alpha),
+                size=size_of(image),
+                background="transparent" if alpha is not None and self.edit.shows_alpha else "opaque",
+                steps=edited.steps,
+                seed=edited.seed,
+                timings=share_of(edited.timings, number, count),
+            )
+            await tell(output)
+            outputs.append(output)
+        return outputs
 
     async def _report(self, job: Job, outcome: Outcome, tell: Tell) -> None:
         self._done[job.index], self._steps = outcome.step, outcome.steps
@@ -171,6 +186,15 @@ class EditRun:
         logger.info(
             "Image edit completed in %.2fs, generated %d image(s)", seconds, len(outputs), extra={"fields": fields}
         )
+
+
+def share_of(timings: dict[str, Any], number: int, count: int) -> dict[str, Any]:
+    """Of one of the pictures that were made together: the first has all that went in, and each a part of the rest."""
+    if count == 1:
+        return timings
+    tokens = timings["output_tokens"]
+    shared = {"output_tokens": tokens * (number + 1) // count - tokens * number // count}
+    return {**timings, **shared} if number == 0 else {**timings, "text_tokens": 0, "image_tokens": 0, **shared}
 
 
 def size_of(image: npt.NDArray[np.uint8]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,8 @@ class Outcome:
     preview: npt.NDArray[np.uint8] | None  # (H, W, 3)
     alpha: npt.NDArray[np.uint8] | None = None  # (H, W), of a finished edit that is not opaque
     history: History | None = None  # of one that stopped before a step that the model's step cache spares
+    layers: npt.NDArray[np.uint8] | None = None  # (layers, H, W, 4) from the bottom up, instead of the image
+    caption: str = ""  # that the model wrote in the place of an empty prompt
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Segment:
     history: History | None = None
     preview: bool = False
     named: bool = False  # its pictures are named instead of sent
+    caption: str = ""  # the model's own, in the place of an empty prompt
 
     @property
     def continued(self) -> bool:
@@ -81,6 +84,7 @@ class Segment:
             start=outcome.step,
             latents=outcome.latents,
             history=outcome.history,
+            caption=outcome.caption or self.caption,
             # The source of a mask is needed whole, so its name is no help.
             named=outcome.named and bool(self.job.references) and self.job.edit.mask is None,
             standing=replace(self.standing, order=outcome.order),
@@ -95,10 +99,16 @@ class Model(Protocol):
 Report = Callable[[Job, Outcome], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Edited:
+class Picture(NamedTuple):
     image: npt.NDArray[np.uint8]  # (H, W, 3)
     alpha: npt.NDArray[np.uint8] | None  # (H, W); None: opaque
+
+
+@dataclass(frozen=True)
+class Edited:
+    pictures: tuple[Picture, ...]  # one, or layers from the bottom up
+    layered: bool
+    caption: str
     steps: int
     seed: int
     timings: dict[str, Any]
@@ -173,8 +183,9 @@ class Runner:
             segment = replace(segment, stop=stop, preview=self.plan.shows(stop, segment.steps))
             outcome = await self._sent(segment, patience)
             outcomes.append(_without_pixels(outcome))
-            if outcome.image is not None:
-                return Edited(outcome.image, outcome.alpha, outcome.steps, outcome.seed, _timings(outcomes))
+            if pictures := _pictures(outcome):
+                layered, caption = outcome.layers is not None, outcome.caption or segment.caption
+                return Edited(pictures, layered, caption, outcome.steps, outcome.seed, _timings(outcomes))
             if outcome.step not in self.plan.partials(outcome.steps):
                 outcome = replace(outcome, preview=None)
             segment = segment.following(outcome)
@@ -234,7 +245,14 @@ def back_off() -> Iterator[float]:
 
 
 def _without_pixels(outcome: Outcome) -> Outcome:
-    return replace(outcome, image=None, latents=None, preview=None, alpha=None, history=None)
+    return replace(outcome, image=None, latents=None, preview=None, alpha=None, history=None, layers=None)
+
+
+def _pictures(outcome: Outcome) -> tuple[Picture, ...]:
+    """None of an edit that is not finished."""
+    if outcome.layers is not None:
+        return tuple(Picture(layer[..., :3], layer[..., 3]) for layer in outcome.layers)
+    return () if outcome.image is None else (Picture(outcome.image, outcome.alpha),)
 
 
 def _timings(outcomes: list[Outcome]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ DROP_SECONDS = 5.0
 CONNECTIONS = 1024  # to Triton, all requests together
 MESSAGE_CHARS = 500  # of a model's error that a client sees
 FAULT_CHARS = 200  # of a fault's text that the log keeps
+MOST_LAYERS = 10  # of any model
 PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
 
 EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit together
@@ -151,9 +152,20 @@ class Triton:
                 await self._post(body, edit_id)
 
 
-def wishes(segment: Segment) -> dict[str, str]:
+def wishes(segment: Segment) -> dict[str, str | int | bool]:
     """What older models pass over."""
-    edit, wished = segment.job.edit, {}
+    edit = segment.job.edit
+    wished: dict[str, str | int | bool] = {
+        name: value for name, value in (("layers", edit.layers), ("resolution", edit.resolution)) if value is not None
+    }
+    if edit.variants > 1:
+        wished["n"] = edit.variants
+    if edit.most_layers < MOST_LAYERS:
+        wished["most_layers"] = edit.most_layers
+    if edit.output_format == "jpeg":
+        wished["output_format"] = edit.output_format
+    if edit.usual_size and edit.size is not None:
+        wished["usual_size"] = True
     if edit.background == "transparent":
         wished["background"] = edit.background
     if edit.cache != "auto":
@@ -182,7 +194,7 @@ def _tensors(segment: Segment) -> Iterator[Tensor]:
     job, edit = segment.job, segment.job.edit
     if job.references and not segment.named:
         yield byte_strings("image", *job.references)
-    yield byte_strings("prompt", edit.prompt.encode())
+    yield byte_strings("prompt", (edit.prompt or segment.caption).encode())
     yield numbers("seed", "INT64", job.seed)
     if edit.negative_prompt is not None:
         yield byte_strings("negative_prompt", edit.negative_prompt.encode())
@@ -210,8 +222,8 @@ def outcome(content: bytes, headers: Mapping[str, str], segment: Segment) -> Out
     try:
         found = _parse(Tensors(content, headers))
         stopped = segment.start < found.step < found.steps and found.latents is not None
-        if not stopped and found.image is None:
-            raise ValueError(f"neither image nor latents at step {found.step} of {found.steps}")
+        if not stopped and found.image is None and found.layers is None:
+            raise ValueError(f"neither pictures nor latents at step {found.step} of {found.steps}")
         return found
     except Exception as error:  # what stands between us and the model can answer 200 with anything
         raise Interrupted(f"an answer that is not the model's: {type(error).__name__}: {error}") from error
@@ -234,6 +246,8 @@ def _parse(tensors: Tensors) -> Outcome:
         preview=tensors.get("preview_image"),
         alpha=tensors.get("alpha"),
         history=History(name, velocity) if name and velocity is not None else None,
+        layers=tensors.get("layers"),
+        caption=str(timings.pop("caption", "")),
     )
 
 

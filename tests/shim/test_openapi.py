@@ -21,10 +21,10 @@ BOTH = {
     *("prompt", "mask", "images", "n", "size", "negative_prompt", "num_inference_steps", "steps", "sampling_steps"),
     *("true_cfg_scale", "cfg_scale", "cfg", "guidance_scale", "seed", "output_format", "output_compression"),
     *("response_format", "stream", "partial_images", "output_type", "max_sequence_length", "model", "user", "quality"),
-    *("input_fidelity", "background", "cache", "moderation", "safety_identifier", "complexity"),
+    *("input_fidelity", "background", "cache", "layers", "resolution", "moderation", "safety_identifier", "complexity"),
 }
 FORM_ONLY = {"image", "url"}  # their other spellings are told in words
-REFUSED = ("markup", "svg", "frame_count", "num_frames", "layers", "resolution")
+REFUSED = ("markup", "svg", "frame_count", "num_frames")
 MULTIPART, JSON = "multipart/form-data", "application/json"
 
 

@@ -47,6 +47,11 @@ def test_what_is_not_said_is_as_usual(parameters: str, layering: Layering) -> No
         ('{"layers": "4"}', r"layers: '4': "),
         ('{"resolution": 512}', r"resolution: 512: 640 or 1024 is allowed"),
         ('{"resolution": "640"}', r"resolution: '640': "),
+        ('{"layers": 4, "most_layers": 3}', r"layers: 4: a whole number from 2 to 3 is allowed"),
+        ('{"most_layers": 2}', r"layers: 4: a whole number from 2 to 2 is allowed"),
+        ('{"most_layers": 1}', r"layers: this request may have 1 outputs of each picture: at least 2 are needed"),
+        ('{"n": 2}', r"n: 2: a picture is taken apart once: 1 is allowed"),
+        ('{"output_format": "jpeg"}', r"output_format: 'jpeg': layers are transparent: png or webp is allowed"),
         ('{"resolution": [640]}', r"resolution: \[640\]: "),
     ],
 )
@@ -69,6 +74,7 @@ def test_neither_a_mask_nor_a_size_goes_with_layers() -> None:
         with pytest.raises(BadRequest, match=rf"size: {width}x{height}: "):
             parsed("", size=np.array([[width, height]], np.int32))
     assert parsed("", size=np.array([[0, 0]], np.int32)).layering
+    assert parsed('{"usual_size": true}', size=np.array([[1024, 1024]], np.int32)).layering
 
 
 def test_a_prompt_may_be_empty_where_captions_are_written() -> None:

@@ -248,7 +248,7 @@ def test_a_lightning_preset_has_the_authors_noise_levels_steps_and_guidance(fold
     assert (model.defaults.num_inference_steps, model.defaults.true_cfg_scale) == (steps, 1.0)
     theirs = FlowMatchEulerDiscreteScheduler.from_config(LIGHTNING_SCHEDULER)
     theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=math.log(3))
-    levels = NoiseLevels(model.pipeline.scheduler).sigmas(steps, output_tokens=4096).levels
+    levels = NoiseLevels(model.pipeline.scheduler).sigmas(steps, frame_tokens=4096).levels
     assert torch.equal(levels, theirs.sigmas)
     # shift 3 without a terminal level: 3 s / (1 + 2 s)
     spaced = torch.linspace(1.0, 1 / steps, steps)

@@ -10,9 +10,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qwen_edit.errors import BadRequest, shown
+from qwen_edit.families.layering import ASKED
 from qwen_edit.settings import STEP_CACHES
 
 MAX_SECONDS = 3600.0  # an edit counts as no older, and a caller as waiting no longer
@@ -35,8 +36,7 @@ class Hints:
     transparent: bool = False  # the background that is asked for
     cache: str | None = None  # preset of the step cache; None: the server's
     history: str = ""  # what an earlier answer said of its `history`
-    layers: object = None  # into how many a picture is taken apart, as it was given; None: as many as usual
-    resolution: object = None  # likewise, at which
+    layering: Mapping[str, object] = field(default_factory=dict)  # what was given of these, see families/layering.py
 
 
 NO_HINTS = Hints()
@@ -58,8 +58,7 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         transparent=_background(given) == "transparent",
         cache=_cache(given),
         history=str(given.get("history", "")),
-        layers=given.get("layers"),
-        resolution=given.get("resolution"),
+        layering={name: given[name] for name in ASKED if name in given},
     )
 
 

@@ -135,7 +135,7 @@ def parse(
     age = hints.age if told is None else age_of(told, unix_now)
     pictures = () if start == 0 or "image" in values else hints.pictures
     images = () if pictures else _images(values, defaults.references)
-    layering = layering_of(hints.layers, hints.resolution, defaults.layers, values)
+    layering = layering_of(hints.layering, defaults.layers, values)
     prompt = _prompt(values, may_be_empty=defaults.captions)
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
