@@ -31,7 +31,10 @@ function render() {
   showThumbnails(pictures, { masked: Boolean(maskOf(pictures)) });
 }
 
-const runWords = () => (isFromPrompt(pictures, limits) ? words("run-make") : words("run"));
+function runWords() {
+  if (limits?.layers) return words("run-layers");
+  return isFromPrompt(pictures, limits) ? words("run-make") : words("run");
+}
 
 /** @param {File[]} files */
 async function take(files) {
@@ -59,7 +62,7 @@ async function paintMask() {
 async function start() {
   await pictures.settled;
   if (running || !isComplete(pictures, limits)) return;
-  const edit = readEdit(pictures);
+  const edit = readEdit(pictures, limits);
   running = new AbortController();
   begin(edit);
   try {

@@ -21,8 +21,15 @@ const SEEDS = 2n ** 63n;
  *   | {kind: "output", index: number, blob: Blob, size: string, seed: number}} News
  */
 
+/**
+ * Of each picture; 0 where it is edited instead.
+ * @param {Edit} edit
+ */
+export const layersOf = (edit) => Number(edit.fields.layers ?? 0);
+
 /** @param {Edit} edit */
-export const outputsOf = (edit) => edit.variants * (edit.part === "images" ? edit.pictures.length : 1);
+export const outputsOf = (edit) =>
+  edit.variants * (edit.part === "images" ? edit.pictures.length : 1) * (layersOf(edit) || 1);
 
 /**
  * Where it is sent.

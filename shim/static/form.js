@@ -24,13 +24,16 @@ export function showForm(pictures, limits) {
   const several = pictures.count > 1;
   const fromPrompt = isFromPrompt(pictures, limits);
   show(find("#pictures-hint"), fromPrompt);
-  find("#prompt-label").textContent = fromPrompt ? words("prompt-make") : words("prompt");
+  find("#prompt-label").textContent = limits?.layers ? words("prompt-layers") : fromPrompt ? words("prompt-make") : words("prompt");
+  show(find("#apart"), Boolean(limits?.layers));
+  show(find("#shape"), !limits?.layers);
   const batch = isBatch(pictures);
   show(find("#mode"), several);
   show(find("#mode-hint"), several);
   find("#mode-hint").textContent = batch ? words("mode-batch-hint") : aboutReferences(pictures.count, limits);
   show(find("#free-size"), find("select#size").value === "free");
   showMask(pictures, batch);
+  if (limits?.layers) show(find("#mask-row"), false);
 }
 
 /**
@@ -93,6 +96,7 @@ export function applyLimits(limits) {
   find("#free-size").addEventListener("input", () => checkPixels(limits.pixels));
   checkPixels(limits.pixels);
   show(find("#key-section"), limits.needsKey);
+  find("option[value=jpeg]").disabled = limits.layers > 0;
 }
 
 /**
@@ -131,9 +135,10 @@ export function isComplete(pictures, limits) {
   const prompt = find("textarea#prompt");
   const enough = pictures.count > 0 || isFromPrompt(pictures, limits);
   mark("pictures", enough ? "" : words("pictures-missing"));
-  mark("prompt", prompt.value.trim() ? "" : words("prompt-missing"));
+  const said = Boolean(limits?.layers) || Boolean(prompt.value.trim());
+  mark("prompt", said ? "" : words("prompt-missing"));
   if (!enough) find("#files").focus();
-  else if (!prompt.value.trim()) prompt.focus();
+  else if (!said) prompt.focus();
   else return areNumbersValid();
   return false;
 }
@@ -149,23 +154,25 @@ function areNumbersValid() {
 
 /**
  * @param {Pictures} pictures
+ * @param {Limits | null} limits
  * @returns {Edit}
  */
-export function readEdit(pictures) {
+export function readEdit(pictures, limits) {
   const controls = find("form#form").elements;
   const value = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (controls.namedItem(id)).value.trim();
   const chosen = value("size") === "source" && !pictures.count ? "auto" : value("size");
   const size = chosen === "free" ? `${value("width")}x${value("height")}` : chosen;
-  const variants = Number(value("count"));
+  const variants = limits?.layers ? 1 : Number(value("count"));
   /** @type {Edit["fields"]} */
-  const fields = { prompt: value("prompt"), size };
+  const fields = { prompt: value("prompt"), size: limits?.layers ? "auto" : size };
+  if (limits?.layers) Object.assign(fields, { layers: value("layers"), resolution: value("resolution") });
   if (variants > 1) fields.n = String(variants);
   for (const [id, name] of Object.entries(OPTIONAL)) if (value(id)) fields[name] = value(id);
   if (value("format") !== "png") fields.output_format = value("format");
   return {
     part: isBatch(pictures) ? "images" : "image[]",
     pictures: pictures.all,
-    mask: maskOf(pictures)?.blob ?? null,
+    mask: limits?.layers ? null : (maskOf(pictures)?.blob ?? null),
     fields,
     variants,
   };

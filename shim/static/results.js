@@ -2,8 +2,9 @@
 
 import { compareWith, shapeFrame, showAfter } from "./compare.js";
 import { copyOf, find, show } from "./dom.js";
-import { keepsShape, outputsOf, seedOf, sourceOf } from "./edit.js";
+import { keepsShape, layersOf, outputsOf, seedOf, sourceOf } from "./edit.js";
 import { words } from "./language.js";
+import { LayerStack } from "./layers.js";
 
 /**
  * @import { Edit, News } from "./edit.js"
@@ -16,6 +17,8 @@ export class Results {
   #edit = /** @type {any} */ (null); // until one begins
   /** @type {string[]} */
   #urls = [];
+  /** @type {LayerStack[]} */
+  #stacks = []; // of each picture that is taken apart
   #reuse;
 
   /** @param {(file: File) => void} reuse  what happens to a result that becomes the input */
@@ -27,6 +30,10 @@ export class Results {
   begin(edit) {
     this.clear();
     this.#edit = edit;
+    const layers = layersOf(edit);
+    const stems = layers ? (edit.part === "images" ? edit.pictures : edit.pictures.slice(0, 1)).map(stemOf) : [];
+    this.#stacks = stems.map((stem) => new LayerStack(layers, `${stem}-layers`, (blob) => this.#urlOf(blob)));
+    if (layers) return this.#list.replaceChildren(...this.#stacks.map((stack) => stack.element));
     const places = Array.from({ length: outputsOf(edit) }, (_, index) => this.#place(index));
     this.#list.replaceChildren(...places);
     this.#list.classList.toggle("several", places.length > 1);
@@ -39,6 +46,7 @@ export class Results {
 
   /** @param {Extract<News, {kind: "partial"}>} news */
   showPartial({ index, blob, size }) {
+    if (this.#stacks.length) return this.#stacks[index].showPartial(blob, ...sidesOf(size));
     const place = this.#list.children[index];
     const frame = find(".compare", place);
     place.classList.replace("waiting", "unfinished");
@@ -52,9 +60,15 @@ export class Results {
    * @returns {string} its seed
    */
   showOutput({ index, blob, size, seed: reported }) {
+    const [width, height] = sidesOf(size);
+    if (this.#stacks.length) {
+      const stack = this.#stacks[Math.floor(index / layersOf(this.#edit))];
+      const seed = this.#edit.fields.seed ?? String(reported);
+      stack.add(blob, width, height, seed);
+      return seed;
+    }
     const place = this.#list.children[index];
     const frame = find(".compare", place);
-    const [width, height] = sidesOf(size);
     const seed = seedOf(this.#edit, index, reported);
     const source = sourceOf(this.#edit, index);
     const url = this.#urlOf(blob);
@@ -149,6 +163,9 @@ const nameOf = (source, prompt) =>
  * @param {Blob} blob
  */
 function fileName(source, index, blob) {
-  const stem = source ? `${source.name.replace(/\.[^.]+$/, "")}-edited` : "picture";
+  const stem = source ? `${stemOf(source)}-edited` : "picture";
   return `${stem}-${index + 1}.${blob.type.replace("image/", "").replace("jpeg", "jpg")}`;
 }
+
+/** @param {Picture} source */
+const stemOf = (source) => source.name.replace(/\.[^.]+$/, "");

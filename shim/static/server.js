@@ -39,6 +39,7 @@ const asBytes = (/** @type {string} */ text) => String.fromCharCode(...new TextE
  * @typedef {object} Limits
  * @property {boolean} needsKey
  * @property {number} references  pictures of one edit
+ * @property {number} layers      most of a picture that is taken apart; 0: it is edited
  * @property {boolean} generates  whether the model makes pictures of a prompt alone
  * @property {Range} steps
  * @property {Range} guidance
@@ -59,6 +60,7 @@ export async function readLimits() {
     return {
       needsKey: !operation.security.some((/** @type {object} */ scheme) => Object.keys(scheme).length === 0),
       references: fields.image.maxItems,
+      layers: description.paths[`/${EDITS}`].post["x-layers"] ?? 0,
       generates: description.paths[`/${GENERATIONS}`].post["x-available"] === true,
       steps: fields.num_inference_steps,
       guidance: fields.true_cfg_scale,

@@ -41,6 +41,14 @@ export const WORDS = /** @type {const} */ ({
   "prompt-make": ["What should be in the picture?", "提示词"],
   "prompt-missing": ["Say what should change.", "请填写提示词，说明要修改什么。"],
 
+  "layers": ["Layers", "图层"],
+  "layers-apart": ["Apart", "展开"],
+  "layers-layer": ["Layer {number}", "图层 {number}"],
+  "layers-resolution": ["Resolution", "分辨率"],
+  "layers-zip": ["Save as ZIP", "存为 ZIP"],
+  "prompt-layers": ["What is in the picture? (optional)", "图片说明（可不填）"],
+  "run-layers": ["Take apart", "分解图层"],
+
   "size": ["Size", "尺寸"],
   "size-auto": ["Automatic", "自动"],
   "size-free": ["Other …", "自定义…"],
