@@ -10,19 +10,19 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import qwen_edit.settings
-import yaml
 
 import shim.settings
 import standalone.settings
 import standalone.supervisor
 from shim.settings_grammar import settings_of
+from tests.kit.compose import INTERPOLATION, compose_services, interpolate
 from tests.kit.sources import packages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,6 @@ NOT_IN_THE_CONTAINER = {
     "CONTROL_DIR", "MODEL_REPOSITORY", "ALLOW_NO_AUTH", "API_KEY", "API_KEY_FILE", "HOST", "PORT", "BALANCER_PORT",
     "TRITON_ADDRESS", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT",
 }  # fmt: skip
-INTERPOLATION = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 WITHOUT_A_FIXED_DEFAULT = {
     "ALLOWED_HOSTS",
     "ALLOWED_IMAGE_HOSTS",
@@ -104,10 +103,6 @@ def example() -> list[tuple[str, str]]:
     return [(match[1], match[2]) for line in lines if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))]
 
 
-def interpolate(text: str, environ: Mapping[str, str] = {}) -> str:
-    return INTERPOLATION.sub(lambda match: environ.get(match[1]) or match[2] or "", text)
-
-
 def seconds(duration: str) -> float:
     units = {"h": 3600, "m": 60, "s": 1}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
@@ -115,9 +110,7 @@ def seconds(duration: str) -> float:
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict[str, Any]]:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
-    loaded: dict[str, dict[str, Any]] = compose["services"]
-    return loaded
+    return compose_services()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What the tests need beside the main environment: python -m tests.kit.tools
 
+`python -m tests.kit.tools images` installs what `make test-images` needs, and nothing else.
+
 Environments that do not fit into it, each in a folder of .tools/, made once, and again when what it is made of changes;
 and programs from Debian's packages, which only root can install. What cannot be installed is reported and left out, as
 its tests then say.
@@ -94,6 +96,7 @@ ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
 }
 # Debian's package → its program
 PACKAGES = {"chromium": "chromium", "haproxy": "haproxy"}
+BUILDERS = {"buildah": "buildah", "debootstrap": "debootstrap", "iproute2": "ip", "curl": "curl"}
 
 
 def output(*command: str | Path, cwd: Path | None = None) -> None:
@@ -126,8 +129,8 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 
 
-def missing_packages() -> list[str]:
-    return [package for package, program in PACKAGES.items() if not find_program(program)]
+def missing_packages(packages: dict[str, str]) -> list[str]:
+    return [package for package, program in packages.items() if not find_program(program)]
 
 
 def install_packages(packages: list[str]) -> None:
@@ -148,17 +151,24 @@ def report(name: str, work: Callable[[], None]) -> None:
         print(f"took {time.monotonic() - started:.0f} s")
 
 
-def main() -> None:
+def provide(packages: dict[str, str]) -> None:
+    lacking = missing_packages(packages)
+    if lacking and os.geteuid() == 0 and shutil.which("apt-get"):
+        report(" ".join(lacking), partial(install_packages, lacking))
+    elif lacking:
+        print(f"not installed: {', '.join(lacking)}; tests that need them are left out")
+
+
+def main(wanted: list[str]) -> None:
     os.environ.pop("PYTHONPATH", None)
+    if wanted == ["images"]:
+        provide(BUILDERS)
+        return
     for name in ENVIRONMENTS:
         if not is_installed(name):
             report(f"{TOOLS.name}/{name}", partial(install, name))
-    if packages := missing_packages():
-        if os.geteuid() == 0 and shutil.which("apt-get"):
-            report(" ".join(packages), partial(install_packages, packages))
-        else:
-            print(f"not installed: {', '.join(packages)}; tests that need them are left out")
+    provide(PACKAGES)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
