@@ -97,7 +97,7 @@ def resolved(described: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 
 
 def refused_in_words() -> set[str]:
-    return {"markup", "frame_count"}
+    return {"frame_count"}
 
 
 def test_the_metrics_are_those_that_triton_serves(stack: Server) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 from qwen_edit import request, settings
 from qwen_edit.conditioning import texts
-from qwen_edit.families import family
+from qwen_edit.families import asked, family
 from qwen_edit.loading import identity
 from qwen_edit.pictures import images, regions
 
@@ -32,7 +32,7 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
         (limits.MAX_PROMPT_CHARS, request.MAX_PROMPT_CHARACTERS),
         (limits.MIN_SIDE, settings.MIN_SIDE),
         (limits.SOURCE_SIZE, family.SOURCE),
-        (limits.MAX_ASPECT, request.MAX_ASPECT),
+        (limits.MAX_ASPECT, asked.MAX_ASPECT),
         (limits.MAX_CFG_SCALE, request.MAX_TRUE_CFG_SCALE),
         (limits.MAX_SEED, settings.MAX_SEED),
         (FORMATS, images.FORMATS),

@@ -47,13 +47,15 @@ ABOUT_EDITS = """\
 Two kinds of caller. Files named `images` are a batch: each is edited on its own, with `n` variants of each. Files named
 `image` or `image[]`, addresses in `url` or `url[]`, and the `images` of a JSON body are references of one edit with `n`
 outputs. One of the two kinds is needed, and both in one request are refused. Empty text is the same as a field left
-out; the last of a repeated field wins; unknown fields are ignored; `markup`, `svg`, `frame_count` and
-`num_frames` are refused.
+out; the last of a repeated field wins; unknown fields are ignored; `svg`, `frame_count` and `num_frames` are refused.
 
 A Qwen-Image-Layered checkpoint takes a picture apart: `data` has its layers from the bottom up, each with its `layer`,
 `size` and `usage`, in png or webp. `layers` and `resolution` are its own; others refuse them.
 
 Errors have the shape of the caller's kind: a string `error` beside `message`, or OpenAI's `error` object."""
+ABOUT_MARKUPS = (
+    "A drawing with transparency that is laid over the first picture, whose proportions it has; not with a mask."
+)
 ABOUT_GENERATIONS = """\
 Where the checkpoint makes pictures of a text alone, as Qwen-Image-2.1 does; another refuses, as it only edits.
 The fields are those of an edit, without its pictures. Errors have OpenAI's shape."""
@@ -220,6 +222,7 @@ def _multipart(settings: Settings) -> Schema:
         **_lists(REFERENCE_FILES, file, "References of one edit.", settings),
         **_lists(ADDRESSES, address, _about_addresses(settings), settings),
         "mask": {**file, "description": _about_masks() + " With `images`, only with exactly one."},
+        "markup": {**file, "description": ABOUT_MARKUPS},
     }
     fields = _fields(settings)
     width, height = classic_size(settings)
@@ -257,6 +260,7 @@ def _json_body(settings: Settings) -> Schema:
             "description": "References of one edit.",
         },
         "mask": {**_or_null(source), "description": _about_masks()},
+        "markup": {**_or_null(source), "description": ABOUT_MARKUPS},
     }
     fields = {name: _or_null(schema) for name, schema in _fields(settings).items() if name != "prompt"}
     prompt = _fields(settings)["prompt"]

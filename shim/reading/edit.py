@@ -33,7 +33,7 @@ from shim.settings import Settings
 CLASSIC_SIDE = 1024  # pixels
 # Of the model, and its parameters, that are named as the client names them.
 TENSORS = (
-    *("prompt", "negative_prompt", "mask", "size", "seed", "background", "cache"),
+    *("prompt", "negative_prompt", "mask", "markup", "size", "seed", "background", "cache"),
     *("layers", "resolution", "n", "output_format"),
 )
 
@@ -48,6 +48,7 @@ class Edit:
     negative_prompt: str | None
     images: tuple[Picture, ...]
     mask: Picture | None
+    markup: Picture | None  # a drawing over the first image
     variants: int
     size: tuple[int, int] | None
     steps: int | None
@@ -72,7 +73,7 @@ class Edit:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        return (*self.images, self.mask) if self.mask else self.images
+        return (*self.images, *filter(None, (self.mask, self.markup)))
 
     def jobs(self) -> list[Job]:
         """[image 1 variant 1, image 1 variant 2, image 2 variant 1, …]; openai's images are all references of one."""
@@ -133,7 +134,10 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
     given = Given(form.texts, settings)
     given.check(fields.RESPONSE_FORMAT, *fields.CHECKED)
     images = _images(form, dialect, settings) if purpose == "edit" else _no_images(form)
-    mask = _mask(form, dialect, len(images))
+    mask = _one_picture("mask", form.masks, dialect, len(images))
+    markup = _one_picture("markup", form.markups, dialect, len(images))
+    if mask and markup:
+        raise InvalidInput("markup and mask exclude each other: send one of the two", param="markup")
     return Edit(
         purpose=purpose,
         dialect=dialect,
@@ -141,6 +145,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
         negative_prompt=given[fields.NEGATIVE_PROMPT],
         images=images,
         mask=mask,
+        markup=markup,
         variants=_variants(given, dialect, len(images), settings),
         size=_size(given, dialect, settings, masked=mask is not None),
         steps=given[fields.STEPS],
@@ -182,19 +187,21 @@ def _images(form: Form, dialect: Dialect, settings: Settings) -> tuple[Picture, 
 
 
 def _no_images(form: Form) -> tuple[Picture, ...]:
-    for name, uploads in ((BATCH, form.batch), ("image", form.references), ("mask", form.masks)):
+    pictures = {BATCH: form.batch, "image": form.references, "mask": form.masks, "markup": form.markups}
+    for name, uploads in pictures.items():
         if uploads:
             raise InvalidInput(f"{name}: a picture is made of the prompt alone here; POST /v1/images/edits", param=name)
     return ()
 
 
-def _mask(form: Form, dialect: Dialect, images: int) -> Picture | None:
-    masks = _pictures("mask", form.masks)
-    if len(masks) > 1:
-        raise InvalidInput(f"mask takes one file, got {len(masks)}", param="mask")
-    if masks and dialect == "classic" and images > 1:
-        raise InvalidInput(f"mask needs exactly one file named images, got {images}", param="mask")
-    return masks[0] if masks else None
+def _one_picture(name: str, uploads: list[UploadFile], dialect: Dialect, images: int) -> Picture | None:
+    """That belongs to the first image."""
+    pictures = _pictures(name, uploads)
+    if len(pictures) > 1:
+        raise InvalidInput(f"{name} takes one file, got {len(pictures)}", param=name)
+    if pictures and dialect == "classic" and images > 1:
+        raise InvalidInput(f"{name} needs exactly one file named images, got {images}", param=name)
+    return pictures[0] if pictures else None
 
 
 def _pictures(name: str, uploads: list[UploadFile]) -> tuple[Picture, ...]:

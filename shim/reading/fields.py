@@ -89,6 +89,11 @@ MASK = Pictures(
     1,
     "a picture of the first image's shape: transparent (alpha < 128) is edited; without alpha, white is",
 )
+MARKUP = Pictures(
+    ("markup",),
+    1,
+    "a drawing with transparency, laid over the first image, whose shape it has; not with a mask",
+)
 
 PROMPT: Field[str | None] = Field(
     "prompt",
@@ -188,15 +193,17 @@ IGNORED: tuple[Field[object], ...] = tuple(
     for name in ("model", "user", "quality", "input_fidelity", "moderation", "safety_identifier", "complexity")
 )
 UNSUPPORTED = {
-    "markup": "markup is not supported; say in the prompt what to change, or send a mask",
     "svg": "SVG output is not supported",
     "frame_count": "animations are not supported",
     "num_frames": "animations are not supported",
 }
 
 OBEYED: tuple[Pictures | Field[object], ...] = (
-    *(PROMPT, BATCH_FILES, REFERENCE_FILES, ADDRESSES, MASK, N, SIZE, NEGATIVE_PROMPT, STEPS, TRUE_CFG_SCALE, SEED),
+    *(PROMPT, BATCH_FILES, REFERENCE_FILES, ADDRESSES, MASK, MARKUP, N, SIZE, NEGATIVE_PROMPT),
     *(
+        STEPS,
+        TRUE_CFG_SCALE,
+        SEED,
         OUTPUT_FORMAT,
         OUTPUT_COMPRESSION,
         BACKGROUND,

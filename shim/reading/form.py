@@ -9,11 +9,12 @@ from starlette.datastructures import UploadFile
 
 from shim.dialect import BATCH, REFERENCES, URLS
 from shim.errors import InvalidInput
-from shim.reading.fields import FIELDS, MASK, UNSUPPORTED
+from shim.reading.fields import FIELDS, MARKUP, MASK, UNSUPPORTED
 from shim.reading.uploads import Linked, Part
 
 MASKS = (*MASK.spellings, "mask[]")
-PICTURES = (BATCH, *REFERENCES, *MASKS)
+MARKUPS = (*MARKUP.spellings, "markup[]")
+PICTURES = (BATCH, *REFERENCES, *MASKS, *MARKUPS)
 TEXTS = frozenset(name for field in FIELDS if field.obeyed for name in field.spellings)
 INDEXED = re.compile(r"(images?|mask)\[[0-9]+\]")
 
@@ -43,6 +44,7 @@ class Form:
         self.batch = [upload for name, upload in files if name == BATCH]
         self.references = [upload for name, upload in files if name in REFERENCES + URLS]
         self.masks = [upload for name, upload in files if name in MASKS]
+        self.markups = [upload for name, upload in files if name in MARKUPS]
 
 
 def plain_name(name: str) -> str:

@@ -54,8 +54,7 @@ def read_json(body: BinaryIO, opened: ExitStack, needs_pictures: bool = True) ->
     if len(images) > MAX_FILES:
         raise InvalidInput(f"{IMAGES} takes at most {MAX_FILES} pictures, got {len(images)}", param=IMAGES)
     sources = [(IMAGES, "image[]", source) for source in images]
-    if "mask" in given:
-        sources.append(("mask", "mask", given["mask"]))
+    sources += [(name, name, given[name]) for name in ("mask", "markup") if name in given]
     for field, name, source in sources:
         upload = linked(field, _image_url(field, source, strings))
         opened.callback(upload.file.close)

@@ -200,6 +200,8 @@ def _tensors(segment: Segment) -> Iterator[Tensor]:
         yield byte_strings("negative_prompt", edit.negative_prompt.encode())
     if edit.mask is not None:
         yield byte_strings("mask", edit.mask)
+    if edit.markup is not None:  # older models refuse the tensor as one that they do not know
+        yield byte_strings("markup", edit.markup)
     if edit.size is not None:
         yield numbers("size", "INT32", *edit.size)
     if segment.steps is not None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.clients.conftest import KEY, Service
 
@@ -79,7 +81,7 @@ OPENAI_PYTHON = [
     Row("list of three", (*P, *(file("image[]", "upload", OCTETS),) * 3), references=3),
     Row("empty list", P, refused="image"),
     Row("unicode and quotes in the filename", (*P, file("image", "日本 %22q%22.png", "image/png"))),
-    Row("markup", (*P, file("image", "a.png", "image/png"), file("markup", "m.png", "image/png")), refused="markup"),
+    Row("markup", (*P, file("image", "a.png", "image/png"), file("markup", "m.png", "image/png"))),
     Row(
         "scalars",
         (*P, *texts(n="2", size="64x64", stream="false", partial_images="0"), file("image", "upload", OCTETS)),
@@ -238,9 +240,20 @@ def body_of(row: Row, photo: bytes) -> bytes:
     body = b""
     for part in row.parts:
         picture = address if 'name="url' in part.head[-1] else photo
+        if any('name="markup"' in line for line in part.head):
+            picture = drawing_over(photo)
         content = picture if part.body is None else part.body.encode()
         body += f"--{BOUNDARY}\r\n".encode() + "\r\n".join(part.head).encode() + b"\r\n\r\n" + content + b"\r\n"
     return body + f"--{BOUNDARY}--\r\n".encode()
+
+
+def drawing_over(photo: bytes) -> bytes:
+    """A red stroke on a transparent layer of the photograph's size."""
+    layer = Image.new("RGBA", Image.open(io.BytesIO(photo)).size)
+    layer.paste((255, 0, 0, 255), (0, 0, layer.width // 2, 8))
+    file = io.BytesIO()
+    layer.save(file, "PNG")
+    return file.getvalue()
 
 
 def post(service: Service, row: Row, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:

@@ -22,6 +22,7 @@ NOW = 1_800_000_000.0
 DEFAULTS = Defaults(num_inference_steps=8, true_cfg_scale=4.0, negative_prompt=" ")
 DTYPES = {
     "image": np.object_, "prompt": np.object_, "negative_prompt": np.object_, "mask": np.object_, "size": np.int32,
+    "markup": np.object_,
     "num_inference_steps": np.int32, "true_cfg_scale": np.float32, "seed": np.int64, "start_step": np.int32,
     "stop_step": np.int32, "latents": np.float32, "preview": np.int32, "arrival": np.float64,
 }  # fmt: skip
@@ -101,8 +102,17 @@ def test_a_checkpoint_may_need_no_picture_and_fix_the_steps() -> None:
     assert request_of(able, NO_HINTS, image=None).images == ()
     with pytest.raises(BadRequest, match="mask: a mask without a reference image"):
         request_of(able, NO_HINTS, image=None, mask=[b"mask"])
+    with pytest.raises(BadRequest, match="markup: a markup without a reference image"):
+        request_of(able, NO_HINTS, image=None, markup=[b"drawing"])
     with pytest.raises(BadRequest, match="image: at least one encoded reference image is needed"):
         request(image=None)
+
+
+def test_a_drawing_and_a_mask_exclude_each_other() -> None:
+    assert request(markup=[b"drawing"], mask=[b""]).markup == b"drawing"
+    assert request(markup=[b""], mask=[b"mask"]).markup is None
+    with pytest.raises(BadRequest, match="markup: a drawing beside a mask: one of the two is allowed"):
+        request(markup=[b"drawing"], mask=[b"mask"])
 
 
 def test_a_call_may_ask_what_the_model_can() -> None:

@@ -18,13 +18,24 @@ from shim.settings import Settings
 
 # The fields that docs/api.md documents, by the bodies that take them.
 BOTH = {
-    *("prompt", "mask", "images", "n", "size", "negative_prompt", "num_inference_steps", "steps", "sampling_steps"),
+    *(
+        "prompt",
+        "mask",
+        "markup",
+        "images",
+        "n",
+        "size",
+        "negative_prompt",
+        "num_inference_steps",
+        "steps",
+        "sampling_steps",
+    ),
     *("true_cfg_scale", "cfg_scale", "cfg", "guidance_scale", "seed", "output_format", "output_compression"),
     *("response_format", "stream", "partial_images", "output_type", "max_sequence_length", "model", "user", "quality"),
     *("input_fidelity", "background", "cache", "layers", "resolution", "moderation", "safety_identifier", "complexity"),
 }
 FORM_ONLY = {"image", "url"}  # their other spellings are told in words
-REFUSED = ("markup", "svg", "frame_count", "num_frames")
+REFUSED = ("svg", "frame_count", "num_frames")
 MULTIPART, JSON = "multipart/form-data", "application/json"
 
 
@@ -73,7 +84,9 @@ def test_every_field_is_in_it(description: dict[str, Any], kind: str, names: set
 def test_the_json_body_reads_every_field_as_its_type(description: dict[str, Any]) -> None:
     readers = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean"}
     fields = {
-        name: schema for name, schema in body(description, JSON)["properties"].items() if name not in ("images", "mask")
+        name: schema
+        for name, schema in body(description, JSON)["properties"].items()
+        if name not in ("images", "mask", "markup")
     }
     kinds = json_kinds()
     for name, schema in fields.items():
@@ -103,7 +116,7 @@ def test_words_are_accepted_exactly_as_documented(description: dict[str, Any]) -
     for name, schema in body(description, MULTIPART)["properties"].items():
         words = schema.get("enum", ())
         assert not any(refused(name, word) for word in words)
-        if schema["type"] == "string" and name not in ("mask", "size"):
+        if schema["type"] == "string" and name not in ("mask", "markup", "size"):
             assert refused(name, "?") == bool(words)
 
 

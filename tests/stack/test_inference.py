@@ -145,6 +145,7 @@ INVALID = [
     ("image", np.zeros((1, 0), np.object_)),
     ("negative_prompt", b"\xff"),
     ("mask", b"not a picture"),
+    ("markup", b"not a picture"),
     ("size", [63, 64]),
     ("size", [4096, 64]),
     ("size", [2048, 2048]),
@@ -233,13 +234,15 @@ def test_a_batch_is_invalid_and_told_to_send_one_request_an_edit(infer: Infer, e
 
 WRONG_SHAPES = {
     "prompt": [b"one", b"two"], "negative_prompt": [b"one", b"two"], "mask": [b"one", b"two"], "size": [64, 64, 64],
+    "markup": [b"one", b"two"],
     "num_inference_steps": [2, 2], "true_cfg_scale": [1.0, 1.0], "seed": [1, 1], "start_step": [0, 0],
     "stop_step": [1, 1], "latents": LATENTS[None], "preview": [0, 0], "arrival": [0.0, 0.0],
 }  # fmt: skip
 WRONG_TYPES = {
     "image": np.zeros((1, 1), np.uint8), "prompt": np.zeros((1, 1), np.uint8),
     "negative_prompt": np.zeros((1, 1), np.int32), "mask": np.zeros((1, 1), np.uint8),
-    "size": np.full((1, 2), 64, np.int64), "num_inference_steps": np.full((1, 1), 2, np.int64),
+    "markup": np.zeros((1, 1), np.uint8), "size": np.full((1, 2), 64, np.int64),
+    "num_inference_steps": np.full((1, 1), 2, np.int64),
     "true_cfg_scale": np.ones((1, 1), np.float64), "seed": np.ones((1, 1), np.int32),
     "start_step": np.zeros((1, 1), np.int64), "stop_step": np.zeros((1, 1), np.float32),
     "latents": LATENTS.astype(np.float16), "preview": np.zeros((1, 1), np.float32),

@@ -12,6 +12,7 @@ import requests
 from PIL import Image
 
 from tests.kit.balancer import Balancer, balance
+from tests.kit.encoding import encoded
 from tests.kit.servers import Server, serve_shim
 
 Photo = Callable[[str], bytes]
@@ -48,9 +49,10 @@ def segmented(balancer: Balancer) -> Iterator[Server]:
         yield shim
 
 
-def edit(shim: Server, photo: bytes, mask: bytes | None = None, /, **fields: str) -> list[str]:
+def edit(shim: Server, photo: bytes, mask: bytes = b"", markup: bytes = b"", /, **fields: str) -> list[str]:
     """The pictures in base64."""
-    files = {"image": photo} | ({"mask": mask} if mask else {})
+    given = {"image": photo, "mask": mask, "markup": markup}
+    files = {name: file for name, file in given.items() if file}
     response = requests.post(f"{shim.url}{EDITS}", data={**SMALL, **fields}, files=files, timeout=60)
     assert response.status_code == 200, f"{response.text[:500]}\n{shim.log}"
     return [item["b64_json"] for item in response.json()["data"]]
@@ -65,6 +67,15 @@ def test_an_edit_in_segments_has_the_bytes_of_one_piece(
     segmented: Server, whole: Server, photo: Photo, fields: dict[str, str]
 ) -> None:
     assert edit(segmented, photo("cat"), **fields) == edit(whole, photo("cat"), **fields)
+
+
+def test_a_drawing_over_the_picture_is_in_every_segment(segmented: Server, whole: Server, photo: Photo) -> None:
+    width, height = Image.open(io.BytesIO(photo("cat"))).size
+    layer = Image.new("RGBA", (width, height))
+    layer.paste((255, 0, 0, 255), (0, 0, width // 2, height // 2))
+    drawn = edit(segmented, photo("cat"), b"", encoded(layer), size="auto")
+    assert drawn == edit(whole, photo("cat"), b"", encoded(layer), size="auto")
+    assert drawn != edit(whole, photo("cat"), size="auto")
 
 
 def test_a_masked_edit_in_segments_has_the_bytes_of_one_piece(segmented: Server, whole: Server, photo: Photo) -> None:

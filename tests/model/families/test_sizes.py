@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from qwen_edit.families.asked import MAX_ASPECT
 from qwen_edit.families.family import SOURCE, Size
 from qwen_edit.families.grid import aspect_error, grid_size, grid_size_at, within
 from qwen_edit.families.known import FAMILIES
 from qwen_edit.families.plus import PLUS
 from qwen_edit.families.sizes import ENLARGED, Sizes
-from qwen_edit.request import MAX_ASPECT
 from qwen_edit.settings import MIN_SIDE, Limits
 
 from tests.kit.encoding import encoded

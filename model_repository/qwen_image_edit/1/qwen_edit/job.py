@@ -104,7 +104,7 @@ class Job:
         """Once it is encoded, a job needs its pictures no more; a waiting crowd's would fill the memory."""
         self.state = state
         self.prepared = self.prepared.without_pictures()
-        self.request = replace(self.request, images=(), mask=None, latents=None)
+        self.request = replace(self.request, images=(), mask=None, markup=None, latents=None)
         self.phase = Phase.RUNNING
 
     def end(self) -> None:

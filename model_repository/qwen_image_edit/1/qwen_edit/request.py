@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen_edit.errors import BadRequest, shown
-from qwen_edit.families.family import SOURCE, Size
+from qwen_edit.families.asked import size_asked_for
+from qwen_edit.families.family import Size
 from qwen_edit.families.layering import Layering, layering_of
 from qwen_edit.families.wording import worded
 from qwen_edit.forward.resumed import left_by
 from qwen_edit.forward.skipping import computed, plan_at
 from qwen_edit.hints import NO_HINTS, Hints, age_of
-from qwen_edit.settings import MAX_SEED, MIN_SIDE, OFF, Limits
+from qwen_edit.settings import MAX_SEED, OFF, Limits
 
 Array = npt.NDArray[Any]
 
 MAX_PROMPT_CHARACTERS = 32_000
-MAX_ASPECT = 8  # longer side over shorter side
 MAX_TRUE_CFG_SCALE = 20.0
 MIN_STEPS = 2  # one step is NaN: the schedule's stretch to its terminal sigma divides by zero
 MAX_PREVIEW_SIDE = 1024  # pixels
@@ -38,6 +38,7 @@ TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "prompt": ("O", (1,)),
     "negative_prompt": ("O", (1,)),
     "mask": ("O", (1,)),
+    "markup": ("O", (1,)),
     "size": ("i", (2,)),
     "num_inference_steps": ("i", (1,)),
     "true_cfg_scale": ("f", (1,)),
@@ -95,6 +96,7 @@ class EditRequest:
     cache: str = OFF  # preset of the step cache
     history: npt.NDArray[np.float32] | None = None  # (tokens, channels): the velocity that `start_step` goes on with
     layering: Layering | None = None  # None: pictures are edited
+    markup: bytes | None = None  # encoded: a drawing over the first reference image
 
     @property
     def guided(self) -> bool:
@@ -144,7 +146,8 @@ def parse(
         images=images,
         prompt=worded(prompt, defaults.transparent_wording) if hints.transparent else prompt,
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
-        mask=_mask(values),
+        mask=_picture(values, "mask"),
+        markup=_markup(values),
         size=_size(values, limits),
         num_inference_steps=steps,
         true_cfg_scale=_number(values, "true_cfg_scale", defaults.true_cfg_scale, 0.0, MAX_TRUE_CFG_SCALE),
@@ -196,8 +199,8 @@ def _unbatched(name: str, tensor: Array) -> Array:
 
 def _images(values: Mapping[str, Array], references: tuple[int, int]) -> tuple[bytes, ...]:
     if "image" not in values and not references[0]:
-        if "mask" in values:
-            raise BadRequest("mask", "a mask without a reference image: send the picture that it is of")
+        for name in values.keys() & {"mask", "markup"}:
+            raise BadRequest(name, f"a {name} without a reference image: send the picture that it is of")
         return ()
     if "image" not in values:
         raise BadRequest("image", "at least one encoded reference image is needed: this checkpoint edits pictures")
@@ -231,31 +234,20 @@ def _text(values: Mapping[str, Array], name: str, default: str) -> str:
     return text.replace("\r\n", "\n").replace("\x00", "")
 
 
-def _mask(values: Mapping[str, Array]) -> bytes | None:
-    if "mask" not in values:
-        return None
-    return _bytes("mask", values["mask"][0]) or None
+def _markup(values: Mapping[str, Array]) -> bytes | None:
+    markup = _picture(values, "markup")
+    if markup and _picture(values, "mask"):
+        raise BadRequest("markup", "a drawing beside a mask: one of the two is allowed")
+    return markup
+
+
+def _picture(values: Mapping[str, Array], name: str) -> bytes | None:
+    return _bytes(name, values[name][0]) or None if name in values else None
 
 
 def _size(values: Mapping[str, Array], limits: Limits) -> Size | None:
-    if "size" not in values:
-        return None
-    width, height = (int(side) for side in values["size"])
-    if (width, height) == (0, 0):
-        return None
-    if (width, height) == SOURCE:
-        return SOURCE
-    given = f"{width}x{height}"
-    if not (MIN_SIDE <= width <= limits.side and MIN_SIDE <= height <= limits.side):
-        raise BadRequest(
-            "size",
-            f"{given}: {MIN_SIDE} to {limits.side} pixels a side are allowed, 0 0 for auto, or -1 -1 for the source's",
-        )
-    if width * height > limits.pixels:
-        raise BadRequest("size", f"{given} is {width * height} pixels: at most {limits.pixels} are allowed")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadRequest("size", f"{given}: aspect ratios from 1:{MAX_ASPECT} to {MAX_ASPECT}:1 are allowed")
-    return width, height
+    width, height = values.get("size", (0, 0))
+    return size_asked_for(int(width), int(height), limits)
 
 
 def _segment(values: Mapping[str, Array], steps: int) -> tuple[int, int]:

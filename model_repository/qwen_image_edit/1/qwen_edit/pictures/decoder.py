@@ -38,6 +38,7 @@ MEMORY = 500 * 2**20  # bytes for one picture, beside
 MEMORY_PER_BYTE = 4  # of its file
 
 PR_SET_PDEATHSIG = 1
+OPAQUE = 255
 
 
 def coloured(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
@@ -72,11 +73,23 @@ def region(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> l
     return [regions.resized(whole, size) for size in sizes]
 
 
-RESULTS: dict[str, Callable[[PictureFile, int | None, list[Size]], list[Image.Image]]] = {
-    "RGB": coloured,
-    "RGBA": transparent,
-    "L": region,
-}  # by the mode that is wanted
+def drawing(file: PictureFile, needed_pixels: int | None, sizes: list[Size]) -> list[Image.Image]:
+    """To be laid over another picture, of which it must show something."""
+    whole = in_srgb(file.decoded(needed_pixels), file.colours)
+    if whole.getchannel("A").getextrema()[0] == OPAQUE:
+        raise BadRequest(
+            "markup",
+            "opaque everywhere, so that it would hide the picture: draw on a transparent layer of the picture's size",
+        )
+    return [whole.resize(size, Image.Resampling.LANCZOS) for size in sizes]
+
+
+RESULTS: dict[tuple[str, str], Callable[[PictureFile, int | None, list[Size]], list[Image.Image]]] = {
+    ("image", "RGB"): coloured,
+    ("image", "RGBA"): transparent,
+    ("mask", "L"): region,
+    ("markup", "RGBA"): drawing,
+}  # by the tensor and the mode that is wanted
 
 
 def cpu_seconds(file_bytes: int) -> float:
@@ -119,7 +132,7 @@ def _answer(
     if not sizes:
         return
     with judged(data, tensor):
-        pixels = [picture.tobytes() for picture in RESULTS[mode](file, needed_pixels, sizes)]
+        pixels = [picture.tobytes() for picture in RESULTS[tensor, mode](file, needed_pixels, sizes)]
     parent.send_bytes(b"{}")
     for each in pixels:
         parent.send_bytes(each)

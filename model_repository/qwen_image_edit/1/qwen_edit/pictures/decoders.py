@@ -149,6 +149,7 @@ class Decoders:
         """`needed_pixels`: the most that are wanted of any picture; raises LoadError where they do not start."""
         self._pictures = {mode: Task("image", mode, max_pixels, needed_pixels) for mode in ("RGB", "RGBA")}
         self._mask = Task("mask", "L", max_pixels, None)
+        self._drawing = Task("markup", "RGBA", max_pixels, None)
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         started = [Decoder() for _ in range(DECODERS)]
         try:
@@ -167,6 +168,10 @@ class Decoders:
     def mask(self, data: bytes, wanted: Wanted) -> Decoded:
         """Likewise its region."""
         return self._tried(data, wanted, self._mask)
+
+    def drawing(self, data: bytes, wanted: Wanted) -> Decoded:
+        """RGBA, and not opaque everywhere."""
+        return self._tried(data, wanted, self._drawing)
 
     def _tried(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
         tensor = task.tensor

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from qwen_edit.errors import BadRequest
+from qwen_edit.families.asked import MAX_ASPECT
 from qwen_edit.families.family import Size
 from qwen_edit.pictures import jpeg_end, png, tiff_kinds
 from qwen_edit.pictures.bombs import CountedReads, TooLaborious, check_header, check_work, scans_of_jpeg
 from qwen_edit.pictures.colour import Colours
 from qwen_edit.pictures.depth import BAND_PIXELS, Depth
 from qwen_edit.pictures.pixel_work import JPEGS, most_pixels
-from qwen_edit.request import MAX_ASPECT
 
 # Formats whose decoders are worth exposing to strangers.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
