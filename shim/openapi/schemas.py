@@ -37,6 +37,7 @@ def schemas() -> dict[str, Schema]:
         "output_tokens": count,
         "total_tokens": count,
         "input_tokens_details": _object(text_tokens=count, image_tokens=count),
+        "output_tokens_details": _object(text_tokens=count, image_tokens=count),
     }
     classic_usage = {"processing_time_seconds": {"type": "number"}, "input_images": count, "generated_images": count}
     usage = _object(**tokens, **classic_usage)

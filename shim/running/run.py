@@ -210,6 +210,7 @@ def usage(outputs: list[Output], images: int, seconds: float) -> dict[str, Any]:
         "output_tokens": output,
         "total_tokens": text + image + output,
         "input_tokens_details": {"text_tokens": text, "image_tokens": image},
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
         "processing_time_seconds": round(seconds, 2),
         "input_images": images,
         "generated_images": len(outputs),

@@ -114,6 +114,7 @@ def test_a_stream_is_partial_images_and_a_completed_one(edit: Edit) -> None:
     )
     assert done["usage"]["total_tokens"] == 21
     assert done["usage"]["input_tokens_details"] == {"text_tokens": 5, "image_tokens": 7}
+    assert done["usage"]["output_tokens_details"] == {"text_tokens": 0, "image_tokens": 9}
     assert isinstance(done["created_at"], int)
 
 

@@ -47,6 +47,11 @@ def test_one_image_is_edited(client: openai.OpenAI, photo: Photo) -> None:
     assert picture(answer).format == "PNG"
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens > 0
+    assert answer.usage.output_tokens_details is not None
+    assert answer.usage.output_tokens_details.image_tokens == answer.usage.output_tokens
+    assert answer.usage.output_tokens_details.text_tokens == 0
+    assert answer.background == "opaque"
+    assert answer.quality is None, "the model has none, and a guess would be read as a fact"
 
 
 def test_two_images_are_references_of_one_edit(client: openai.OpenAI, photo: Photo) -> None:
