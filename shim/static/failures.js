@@ -48,14 +48,24 @@ export function brokenOff(begun) {
 }
 
 /**
- * Classic answers are {error: CODE, message}, OpenAI's {error: {code, message}}. Where the page has no advice, the
- * server's own message stands.
+ * Classic answers are {error: CODE, message}, OpenAI's {error: {code, message, param}}. The page advises in its own
+ * language; the server's message stands behind that, as it alone has the numbers.
  * @param {any} body
  */
 function readError(body) {
   const error = body?.error;
-  const { code = "", message } = typeof error === "string" ? { code: error, message: body.message } : (error ?? {});
-  return { code, title: wordsIfAny(`failure.${code}`), message: wordsIfAny(`advice.${code}`) || message };
+  const { code = "", message, param } = typeof error === "string" ? classicError(body) : (error ?? {});
+  const advice = wordsIfAny(`refused.${param}`);
+  const refused = advice && message ? words("refused-reason", { advice, reason: message }) : message;
+  return { code, title: wordsIfAny(`failure.${code}`), message: wordsIfAny(`advice.${code}`) || refused };
+}
+
+/**
+ * Its message begins with the field's name.
+ * @param {{error: string, message: string}} body
+ */
+function classicError({ error, message }) {
+  return { code: error, message, param: /^\w+/.exec(message ?? "")?.[0] };
 }
 
 /** @param {Response} response */

@@ -178,6 +178,19 @@ export const WORDS = /** @type {const} */ ({
   "failure-unreachable": ["The server cannot be reached", "无法连接服务器"],
   "failure-unreachable-hint": ["Is it running, and is this device online?", "请检查服务器是否在运行，以及此设备是否已联网。"],
 
+  "refused-reason": ["{advice} The server says: {reason}", "{advice}服务器的说明：{reason}"],
+  "refused.image": ["Check the pictures.", "请检查图片。"],
+  "refused.images": ["Check the pictures.", "请检查图片。"],
+  "refused.mask": ["Check the mask.", "请检查蒙版。"],
+  "refused.n": ["Check the number of variants.", "请检查生成数量。"],
+  "refused.negative_prompt": ["Check what to avoid.", "请检查反向提示词。"],
+  "refused.num_inference_steps": ["Check the steps.", "请检查步数。"],
+  "refused.output_format": ["Check the file format.", "请检查文件格式。"],
+  "refused.prompt": ["Check the prompt.", "请检查提示词。"],
+  "refused.seed": ["Check the seed.", "请检查种子。"],
+  "refused.size": ["Check the size.", "请检查尺寸。"],
+  "refused.true_cfg_scale": ["Check the guidance.", "请检查引导系数。"],
+
   "advice.BODY_TIMEOUT": ["Smaller pictures or a faster connection help.", "请使用更小的图片或更快的网络。"],
   "advice.FORBIDDEN": [
     "Open the page at the server's own address. Its operator can allow this one with CORS_ORIGINS or ALLOWED_HOSTS.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
@@ -32,7 +33,7 @@ async def english_words(page: Page) -> set[str]:
 
 @pytest.mark.parametrize("look", VIEWPORTS)
 async def test_a_chinese_browser_gets_a_page_that_is_chinese_all_through(
-    stack: Server, visit: Visit, axe: str, look: str
+    stack: Server, visit: Visit, axe: str, look: str, tmp_path: Path
 ) -> None:
     playground = await visit(stack.url, locale="zh-CN", reduced_motion="reduce", viewport=VIEWPORTS[look])
     page = playground.page
@@ -70,7 +71,14 @@ async def test_a_chinese_browser_gets_a_page_that_is_chinese_all_through(
     await page.get_by_role("button", name="开始编辑").click()
     await expect(playground.failure).to_contain_text("服务器不接受此次编辑")
     await expect(playground.failure).to_contain_text("30 outputs were asked for, at most 16 are allowed")
+    await expect(playground.failure).to_contain_text("请检查生成数量。")
     await playground.screenshot("chinese-refusal")
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(photographs("cat")[0].read_bytes()[:3000])
+    await page.get_by_label("添加图片").set_input_files(damaged)
+    await page.get_by_role("radio", name="多图参考").check()
+    await page.get_by_role("button", name="开始编辑").click()
+    await expect(playground.failure).to_contain_text("请检查图片。服务器的说明：image")
     playground.forgive("status of 400")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from shim.errors import ANSWERS, ClientGone
 from shim.page import FOLDER
+from shim.reading.fields import json_kinds
 
 SCRIPTS = {path.name: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.js")) if path.name != "words.js"}
 HTML = (FOLDER / "index.html").read_text("utf-8")
@@ -94,12 +95,20 @@ def test_a_word_is_in_english_and_in_chinese_with_the_same_values(key: str) -> N
 
 def test_every_key_that_is_used_is_in_the_table_and_every_other_way_round() -> None:
     used = Texts().keys.union(*(re.findall(r"\bwords\(\"([^\"]+)\"", script) for script in SCRIPTS.values()))
-    assert used == {key for key in table() if not key.startswith(("failure.", "advice."))}
+    assert used == {key for key in table() if not key.startswith(("failure.", "refused.", "advice."))}
 
 
 def test_every_error_that_the_page_can_get_has_a_sentence() -> None:
     assert {key.removeprefix("failure.") for key in table() if key.startswith("failure.")} == CODES
     assert {key.removeprefix("advice.") for key in table() if key.startswith("advice.")} <= CODES
+
+
+def test_every_field_that_the_page_sends_has_a_sentence_for_its_refusal() -> None:
+    written = re.findall(r'fields\.(\w+) =|^  \w+: "(\w+)",$|\b(prompt|size)\b', SCRIPTS["form.js"], re.MULTILINE)
+    fields = {name for names in written for name in names if name}
+    assert fields <= json_kinds().keys()
+    sentences = {key.removeprefix("refused.") for key in table() if key.startswith("refused.")}
+    assert sentences == fields | {"image", "images", "mask"}
 
 
 def test_the_page_itself_says_nothing_but_names() -> None:
