@@ -96,7 +96,6 @@ class TritonPythonModel:
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             prefix_bytes=loaded.prefix_bytes,
             mrope=settings.vl_positions == "mrope",
-            takes_turns=loaded.takes_turns,
         )
         self._engine = Engine(
             Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,

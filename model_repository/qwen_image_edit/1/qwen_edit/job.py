@@ -60,10 +60,7 @@ class Reply(Protocol):
 class Phase(Enum):
     PREPARING = auto()  # its pictures are decoded
     WAITING = auto()  # can be scheduled; has `prepared`
-    ENCODING = auto()  # is next, and encoded as soon as those before it are
-    ENCODED = auto()  # has `state`, and no step yet
-    RUNNING = auto()
-    DECODING = auto()  # made the last step of its run
+    RUNNING = auto()  # is encoded; has `state`
     DONE = auto()  # left the engine, answered or about to be
 
 
@@ -108,14 +105,10 @@ class Job:
         self.state = state
         self.prepared = self.prepared.without_pictures()
         self.request = replace(self.request, images=(), mask=None, markup=None, latents=None)
-        self.phase = Phase.ENCODED
+        self.phase = Phase.RUNNING
 
     def end(self) -> None:
         self.phase = Phase.DONE
-
-    @property
-    def is_encoded(self) -> bool:
-        return self.phase in (Phase.ENCODED, Phase.RUNNING, Phase.DECODING)
 
     @property
     def unwanted(self) -> bool:
@@ -135,7 +128,7 @@ class Job:
     @property
     def steps_left(self) -> int:
         """Of the whole edit that need a forward, whatever this run of it was asked for."""
-        return self.request.forwards(self.state.step if self.is_encoded else self.request.start_step)
+        return self.request.forwards(self.state.step if self.phase is Phase.RUNNING else self.request.start_step)
 
     @property
     def geometry(self) -> Geometry:

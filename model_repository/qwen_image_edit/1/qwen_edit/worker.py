@@ -17,7 +17,7 @@ from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import Failed
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting, skip
-from qwen_edit.forward.prefix_store import Prefix, PrefixStore
+from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.forward.skipping import skipped
 from qwen_edit.job import Job, Result
@@ -40,16 +40,11 @@ class Usage:
 
 
 class Worker(Protocol):
-    """`encode` and `decode` are called from one thread, `prepare` from others, and the rest from the one that steps;
-    `free_memory` while nothing else is under way."""
+    """Called from one thread, and `prepare` from others."""
 
     @property
     def device(self) -> torch.device:
         """That the steps are made on."""
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether nothing may be encoded or decoded while a step is made."""
 
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         """About the tokens of each of its rows, without a picture decoded; raises BadRequest."""
@@ -62,9 +57,6 @@ class Worker(Protocol):
 
     def encode(self, job: Job) -> Denoising:
         """The state of a waiting job before its first step."""
-
-    def begin(self, job: Job) -> None:
-        """What the first step of an encoded job needs of the transformer."""
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         """Moves every running job one step on; none is changed where this raises."""
@@ -90,10 +82,8 @@ class PipelineWorker:
         cache_bytes: int,
         prefix_bytes: int = 0,
         mrope: bool = True,
-        takes_turns: bool = False,
     ) -> None:
         self._pipeline = pipeline
-        self.takes_turns = takes_turns
         self._decoders = decoders
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
         self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), self._prefixes, mrope=mrope)
@@ -151,11 +141,6 @@ class PipelineWorker:
         )
         skip(state)
         return state
-
-    def begin(self, job: Job) -> None:
-        for condition in (job.state.text, job.state.negative_text):
-            if isinstance(condition, Prefix):
-                self._prefixes.begin(condition)
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         self._denoiser.step([job.state for job in jobs], rows_per_forward=rows_per_forward)

@@ -37,7 +37,9 @@ class Conditioner:
             return states
         latents = [self.latents(reference, size) for reference, size in zip(references, prompt.sizes, strict=True)]
         make = partial(pipeline.prefix, prompt.text, states, prompt.sizes, latents)
-        return Prefix(prompt.key, pipeline.prefix_bytes(prompt.tokens), make, (states, *latents))
+        prefix = Prefix(prompt.key, pipeline.prefix_bytes(prompt.tokens), make)
+        self._prefixes.begin(prefix)
+        return prefix
 
     def prefix_bytes(self, prompts: Iterable[Prompt]) -> dict[Hashable, int]:
         """Of each prefix that an edit with these prompts needs in a step."""

@@ -23,7 +23,6 @@ class Prefix:
     key: Hashable
     bytes: int  # of its keys and values
     make: Callable[[], torch.Tensor]
-    made_of: tuple[torch.Tensor, ...] = ()
 
 
 class PrefixStore:

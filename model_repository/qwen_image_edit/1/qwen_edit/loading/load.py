@@ -46,7 +46,6 @@ class Loaded:
     sizes: Sizes
     defaults: Defaults
     prefix_bytes: int = 0  # that keys and values of prefixes may take
-    takes_turns: bool = False  # its parts are never at work at once
 
     @property
     def about(self) -> str:
@@ -81,8 +80,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
     room, references = _prefixes(settings, pipeline, sizes)
     log.info("Model loaded successfully")
-    takes_turns = loading.offload == "model"  # the part that is at work sends the others to main memory
-    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), room, takes_turns)
+    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), room)
 
 
 def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:

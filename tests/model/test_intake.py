@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
-from qwen_edit.beside.intake import Intake
 from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.errors import EditError
+from qwen_edit.intake import Intake
 from qwen_edit.job import Job
 from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.request import EditRequest

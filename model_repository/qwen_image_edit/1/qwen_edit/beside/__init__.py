@@ -1,1 +1,0 @@
-"""What is done beside the steps, on threads of its own."""
