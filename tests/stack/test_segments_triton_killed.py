@@ -38,6 +38,13 @@ def test_an_edit_outlives_its_triton(
     outlives(mortal, victim, edit(stack, photo("cat")), photo("cat"))
 
 
+def test_an_edit_that_skips_steps_outlives_its_worker_with_the_same_picture(
+    stack: Server, mortal: Server, photo: Photo
+) -> None:
+    steps = {"num_inference_steps": "60", "cache": "mild"}
+    outlives(mortal, worker, edit(stack, photo("cat"), **steps), photo("cat"), forwards=38, **steps)
+
+
 def test_an_edit_with_a_prefix_outlives_its_worker_which_took_that_with_it(stack21: Server, photo: Photo) -> None:
     outlives(stack21, worker, edit(stack21, photo("cat"), **SMALLER), photo("cat"), **SMALLER)
     assert stack21.metric("qwen_edit_prefix_encodes_total") == 1, "by the new worker, once for all segments left"
@@ -48,8 +55,11 @@ def outlives(
     victim: Callable[[Server], psutil.Process],
     undisturbed: requests.Response,
     photo: bytes,
+    *,
+    forwards: int = STEPS,
     **fields: str,
 ) -> None:
+    """`forwards`: of the whole edit, at most one for each of its steps."""
     expected = undisturbed.json()["data"]
     with ThreadPoolExecutor() as pool:
         started = mortal.metric(COUNTER)
@@ -58,13 +68,13 @@ def outlives(
         mortal.wait_for(lambda: mortal.metric(COUNTER) >= started + 25)
         before = mortal.metric(COUNTER) - started
         dying.kill()
-        assert before < STEPS
+        assert before < forwards
         response = editing.result()
     assert response.status_code == 200, f"{response.text[:500]}\n{mortal.log}"
     assert response.json()["data"] == expected
     after = mortal.metric(COUNTER)  # of the new server
-    assert STEPS - SEGMENT_STEPS < before + after <= STEPS + SEGMENT_STEPS
+    assert forwards - SEGMENT_STEPS < before + after <= forwards + SEGMENT_STEPS
     # The answer that tells of the last step counted may have died on its way.
-    assert after <= STEPS - (before - 1) // SEGMENT_STEPS * SEGMENT_STEPS
+    assert after <= forwards - (before - 1) // SEGMENT_STEPS * SEGMENT_STEPS
     assert "Triton broke off after step" in mortal.log
     assert answers_200(mortal.healthz)
