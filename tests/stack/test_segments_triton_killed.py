@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ STEPS = 100
 SEGMENT_STEPS = 10
 COUNTER = "qwen_edit_steps_total"
 EDIT = {"prompt": "make the sky green", "size": "384x384", "seed": "3", "num_inference_steps": str(STEPS)}
-SMALLER = {"size": "224x224"}
+SMALLER: dict[str, Any] = {"size": "224x224"}
 
 
 @pytest.fixture(scope="module")
