@@ -165,7 +165,7 @@ def test_a_checkpoint_that_is_none_ends_in_the_models_own_reason(tmp_path: Path)
         tmp_path / "missing": "there is no such folder",
         empty: "no model_index.json there; a diffusers checkpoint folder is needed",
         foreign: "a FluxPipeline checkpoint; one of QwenImageEditPipeline, QwenImageEditPlusPipeline, "
-        "QwenImage21Pipeline is needed",
+        "QwenImage21Pipeline, QwenImageLayeredPipeline is needed",
     }
     # At the same time: each of them imports torch before it looks.
     with ThreadPoolExecutor(len(reasons)) as pool:
