@@ -80,7 +80,10 @@ def describe(
     }
     if abilities and abilities.layers:
         for path in edit_paths:
-            paths[path]["post"]["x-layers"] = abilities.layers
+            edit = paths[path]["post"]
+            edit["x-layers"] = abilities.layers
+            for body in edit["requestBody"]["content"].values():
+                body["schema"]["required"] = [name for name in body["schema"]["required"] if name != "prompt"]
     for path in generation_paths if abilities else ():
         paths[path]["post"]["x-available"] = bool(abilities and abilities.generations)
     for path, item in paths.items():

@@ -16,7 +16,7 @@ MASKS = (*MASK.spellings, "mask[]")
 MARKUPS = (*MARKUP.spellings, "markup[]")
 PICTURES = (BATCH, *REFERENCES, *MASKS, *MARKUPS)
 TEXTS = frozenset(name for field in FIELDS if field.obeyed for name in field.spellings)
-INDEXED = re.compile(r"(images?|mask)\[[0-9]+\]")
+INDEXED = re.compile(r"(images?|mask|markup)\[[0-9]+\]")
 
 FILE_HINT = "a picture must be a file part, with a filename"
 INDEX_HINT = (

@@ -99,14 +99,14 @@ class Model(Protocol):
 Report = Callable[[Job, Outcome], Awaitable[None]]
 
 
-class Picture(NamedTuple):
+class Rendered(NamedTuple):
     image: npt.NDArray[np.uint8]  # (H, W, 3)
     alpha: npt.NDArray[np.uint8] | None  # (H, W); None: opaque
 
 
 @dataclass(frozen=True)
 class Edited:
-    pictures: tuple[Picture, ...]  # one, or layers from the bottom up
+    pictures: tuple[Rendered, ...]  # one, or layers from the bottom up
     layered: bool
     caption: str
     steps: int
@@ -248,11 +248,11 @@ def _without_pixels(outcome: Outcome) -> Outcome:
     return replace(outcome, image=None, latents=None, preview=None, alpha=None, history=None, layers=None)
 
 
-def _pictures(outcome: Outcome) -> tuple[Picture, ...]:
+def _pictures(outcome: Outcome) -> tuple[Rendered, ...]:
     """None of an edit that is not finished."""
     if outcome.layers is not None:
-        return tuple(Picture(layer[..., :3], layer[..., 3]) for layer in outcome.layers)
-    return () if outcome.image is None else (Picture(outcome.image, outcome.alpha),)
+        return tuple(Rendered(layer[..., :3], layer[..., 3]) for layer in outcome.layers)
+    return () if outcome.image is None else (Rendered(outcome.image, outcome.alpha),)
 
 
 def _timings(outcomes: list[Outcome]) -> dict[str, Any]:

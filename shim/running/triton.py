@@ -155,24 +155,19 @@ class Triton:
 def wishes(segment: Segment) -> dict[str, str | int | bool]:
     """What older models pass over."""
     edit = segment.job.edit
-    wished: dict[str, str | int | bool] = {
-        name: value for name, value in (("layers", edit.layers), ("resolution", edit.resolution)) if value is not None
+    wished: dict[str, str | int | bool | None] = {
+        "layers": edit.layers,
+        "resolution": edit.resolution,
+        "n": edit.variants if edit.variants > 1 else None,
+        "most_layers": edit.most_layers if edit.most_layers < MOST_LAYERS else None,
+        "output_format": "jpeg" if edit.output_format == "jpeg" else None,
+        "opaque": True if edit.background == "opaque" else None,
+        "usual_size": True if edit.usual_size and edit.size is not None else None,
+        "background": "transparent" if edit.background == "transparent" else None,
+        "cache": edit.cache if edit.cache != "auto" else None,
+        "history": segment.history.name if segment.history is not None else None,
     }
-    if edit.variants > 1:
-        wished["n"] = edit.variants
-    if edit.most_layers < MOST_LAYERS:
-        wished["most_layers"] = edit.most_layers
-    if edit.output_format == "jpeg":
-        wished["output_format"] = edit.output_format
-    if edit.usual_size and edit.size is not None:
-        wished["usual_size"] = True
-    if edit.background == "transparent":
-        wished["background"] = edit.background
-    if edit.cache != "auto":
-        wished["cache"] = edit.cache
-    if segment.history is not None:
-        wished["history"] = segment.history.name
-    return wished
+    return {name: wish for name, wish in wished.items() if wish is not None}
 
 
 def servers_of(health: bytes) -> int:

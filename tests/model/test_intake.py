@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
-from qwen_edit.conditioning.preparation import Prepared, Preparing
+from qwen_edit.conditioning.preparation import Prepared, Preparing, Work
 from qwen_edit.errors import EditError
 from qwen_edit.intake import Intake
 from qwen_edit.job import Job
@@ -30,17 +30,23 @@ class SlowPictures:
     """A worker whose pictures are decoded when a permit is given, but for those of the edit "held"."""
 
     permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    captions: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     release: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     begun: list[str] = field(default_factory=list)
     at_work: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def prepare(self, request: EditRequest) -> Preparing:
         for _ in request.images:
-            yield
+            yield Work.PICTURE
             self.begun.append(request.id)
             self.at_work.release()
             permits = self.release if request.id == "held" else self.permits
             assert permits.acquire(timeout=SECONDS)
+        if not request.prompt:
+            yield Work.CAPTION
+            self.begun.append(request.id)
+            self.at_work.release()
+            assert self.captions.acquire(timeout=SECONDS)
         return cast("Prepared", None)
 
 
@@ -62,9 +68,10 @@ class Line:
         continued: bool = False,
         cancel: bool = False,
         caller: str = "somebody",
+        prompt: str = "p",
     ) -> None:
         start = 1 if continued else 0
-        request = edit(*[b"x"] * pictures, id=name, arrival=arrival, start_step=start, caller=caller)
+        request = edit(*[b"x"] * pictures, id=name, arrival=arrival, start_step=start, caller=caller, prompt=prompt)
         self.intake.submit(Job(request, Answer(cancel=cancel), next(self.numbers)))
 
     def decode(self, count: int) -> None:
@@ -140,6 +147,21 @@ def test_a_job_has_one_picture_at_a_time_decoded(line: Line) -> None:
     line.submit("other", 1, arrival=2)
     line.wait_for(1, line.worker.at_work)
     assert line.worker.begun[DECODERS:] == ["many", "other"]
+
+
+def test_captions_are_written_one_at_a_time_and_no_picture_waits_for_them(line: Line) -> None:
+    for number in range(DECODERS + 1):
+        line.submit(f"caption {number}", 0, arrival=number, prompt="")
+    line.wait_for(1, line.worker.at_work)
+    line.submit("other", 1, arrival=9)
+    line.decode(2)
+    line.wait_for(2, line.done)
+    assert line.ended == ["first", "other"]
+    assert line.worker.begun[DECODERS:] == ["caption 0", "other"]
+    for _ in range(DECODERS + 1):
+        line.worker.captions.release()
+    line.wait_for(DECODERS + 1, line.done)
+    assert len(line.pictures) == 2
 
 
 def test_every_picture_is_counted(line: Line) -> None:

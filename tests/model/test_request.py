@@ -81,6 +81,9 @@ def test_a_continued_edit_may_name_its_pictures_and_a_first_call_may_not() -> No
     named = request(said, image=None, **continued)
     assert (named.images, named.pictures) == ((), (b"\xab" * 32, b"\xcd" * 32))
     assert request(said, **continued).pictures == ()
+    many = hints(json.dumps({"pictures": ",".join(["ab" * 32] * 4)}))
+    with pytest.raises(BadRequest, match="image: 4 reference images: 1 to 3 are allowed"):
+        request(many, image=None, **continued)
     with pytest.raises(BadRequest, match="image: at least one"):
         request(said, image=None)
 

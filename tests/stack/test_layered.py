@@ -15,6 +15,7 @@ from tests.kit.answers import pictures, same
 from tests.kit.servers import Server, serve_shim
 
 EDITS = "/v1/images/edits"
+TOKEN = 16  # pixels a side
 
 
 def post(server: Any, *pictures: bytes, part: str = "image", **fields: str) -> requests.Response:
@@ -39,6 +40,10 @@ def test_layers_are_told_from_the_bottom_up_and_the_same_in_segments(
     totals = [item["usage"]["total_tokens"] for item in in_segments["data"]]
     assert sum(totals) == in_segments["usage"]["total_tokens"]
     assert min(totals) > 0
+    tokens = width // TOKEN * (height // TOKEN)
+    assert in_segments["usage"]["output_tokens"] == 4 * tokens, "three layers and their composition"
+    given = [item["usage"]["input_tokens_details"]["image_tokens"] for item in in_segments["data"]]
+    assert given == [tokens, 0, 0]
     assert in_segments["background"] == "transparent"
 
 
@@ -82,7 +87,7 @@ def test_openais_sdk_reads_layers(layered: Server, photo: Callable[[str], bytes]
     ("fields", "param"),
     [
         ({"size": "64x64"}, "size"), ({"size": "source"}, "size"), ({"n": "2"}, "n"), 
-        ({"output_format": "jpeg"}, "output_format"),
+        ({"output_format": "jpeg"}, "output_format"), ({"background": "opaque"}, "background"),
         ({"layers": "9"}, "layers"), ({"resolution": "512"}, "resolution"), ({"prompt": ""}, "prompt"),
         ({"prompt": "hat " * 600}, "prompt"),
     ],
@@ -105,7 +110,9 @@ def test_other_checkpoints_refuse_layers_by_name(stack: Server, photo: Callable[
 def test_what_the_model_can_is_told(layered: Server) -> None:
     (model,) = requests.get(f"{layered.url}/v1/models", timeout=10).json()["data"]
     assert (model["max_references"], model["layers"]) == (1, 10)
-    assert requests.get(f"{layered.url}/openapi.json", timeout=10).json()["paths"][EDITS]["post"]["x-layers"] == 10
+    described = requests.get(f"{layered.url}/openapi.json", timeout=10).json()["paths"][EDITS]["post"]
+    assert described["x-layers"] == 10
+    assert not any("prompt" in body["schema"]["required"] for body in described["requestBody"]["content"].values())
 
 
 def test_a_direct_call_answers_layers_and_no_image(layered: Server, photo: Callable[[str], bytes]) -> None:

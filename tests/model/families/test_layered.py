@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.families.layered import LAYERED
@@ -18,6 +21,7 @@ from qwen_edit.families.layering import Layering
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import denoise, ragged, sigmas
 from qwen_edit.pipeline import LayeredPipeline, Pipeline
+from qwen_edit.request import MAX_PROMPT_CHARACTERS
 from qwen_edit.settings import Limits
 
 from tests.kit.engines import TestEngine, difference, engine_on, load_pipeline
@@ -147,8 +151,12 @@ def test_a_cancelled_one_ends_at_its_next_step(engine: TestEngine, photo: Callab
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    too_long = "hat " * 600
     with pytest.raises(BadRequest, match=r"prompt: .* at most 512"):
-        engine.submit(taken_apart(photo("cat"), prompt="hat " * 600)).wait()
+        engine.submit(taken_apart(photo("cat"), prompt=too_long)).wait()
+    first = engine.submit(taken_apart(photo("cat"), stop_step=2)).wait()
+    rest = taken_apart(photo("cat"), prompt=too_long, start_step=2, latents=first.latents)
+    assert engine.submit(rest).wait().layers is not None, "a caption that comes back as a prompt is cut, as it was"
 
 
 @pytest.mark.parametrize(
@@ -229,11 +237,12 @@ def test_an_empty_prompt_is_the_text_encoders_own_caption_written_once(
     monkeypatch.setattr(LayeredPipeline, "caption", caption)
     with engine_on(pipeline, reference_area=AREA) as engine:
         first, again = (taken_apart(with_alpha(photo("rocket")), prompt="", seed=seed) for seed in (1, 2))
-        told = engine.submit(first).wait().timings["caption"]
+        answers = [engine.submit(request) for request in (first, again)]
+        told, told_again = (answer.wait().timings["caption"] for answer in answers)
+        assert told == told_again
         assert told
         assert difference(engine.final_latents[first.id], oracle(engine, first).latents) <= BOUND
-        assert engine.submit(again).wait().timings["caption"] == told
-        assert written == ["decode"], "in preparation, not between two steps"
+        assert written == ["caption"], "in preparation, not between two steps"
         half = taken_apart(with_alpha(photo("rocket")), prompt="", stop_step=2)
         stopped = engine.submit(half).wait()
         rest = replace(
@@ -241,4 +250,35 @@ def test_an_empty_prompt_is_the_text_encoders_own_caption_written_once(
             pictures=(hashlib.sha256(half.images[0]).digest(),),
         )  # fmt: skip
         assert difference(engine.latents(rest), engine.final_latents[first.id]) <= BOUND
-        assert written == ["decode"]
+        assert written == ["caption"]
+        engine.submit(taken_apart(with_alpha(photo("rocket")), 2, 1024, prompt="")).wait()
+        assert written == ["caption"] * 2, "of another size"
+
+
+def test_a_caption_is_what_it_would_be_as_a_prompt(
+    engine: TestEngine, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LayeredPipeline, "caption", lambda self, picture: " a hat\r\nand\0 " + "x" * 40_000)
+    caption = engine.submit(taken_apart(photo("coffee"), prompt="")).wait().timings["caption"]
+    assert caption.startswith("a hat\nand x")
+    assert len(caption) < MAX_PROMPT_CHARACTERS
+
+
+def test_texts_that_are_embedded_meanwhile_change_no_caption(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    pipeline = engine.pipeline
+    assert isinstance(pipeline, LayeredPipeline)
+    with Image.open(io.BytesIO(photo("coffee"))) as opened:
+        picture = opened.convert("RGB").resize((128, 128))
+    embedded: list[torch.Tensor] = []
+
+    def embed(*_: Any) -> None:
+        embedded.append(pipeline.embed(pipeline.templated("a hat", 0), [], mrope=False))
+
+    right = pipeline.caption(picture)
+    hook = pipeline.parts.text_encoder.lm_head.register_forward_pre_hook(embed)
+    try:
+        assert pipeline.caption(picture) == right
+    finally:
+        hook.remove()
+    assert len(embedded) > 1
+    assert all(torch.equal(each, embedded[0]) for each in embedded)

@@ -51,6 +51,7 @@ def test_what_is_not_said_is_as_usual(parameters: str, layering: Layering) -> No
         ('{"most_layers": 2}', r"layers: 4: a whole number from 2 to 2 is allowed"),
         ('{"most_layers": 1}', r"layers: this request may have 1 outputs of each picture: at least 2 are needed"),
         ('{"n": 2}', r"n: 2: a picture is taken apart once: 1 is allowed"),
+        ('{"opaque": true}', "background: opaque: layers are transparent: auto or transparent is allowed"),
         ('{"output_format": "jpeg"}', r"output_format: 'jpeg': layers are transparent: png or webp is allowed"),
         ('{"resolution": [640]}', r"resolution: \[640\]: "),
     ],

@@ -41,6 +41,8 @@ def picture(name: str, content: bytes) -> bytes:
 
 def test_files_numbered_as_php_does_are_references_and_a_mask(client: TestClient, png: bytes) -> None:
     assert sent(client, PROMPT, picture("image[0]", png), picture("image[1]", png), picture("mask[0]", png))[0] == 503
+    status, told = sent(client, PROMPT, *[picture(name, png) for name in ("image[0]", "mask[0]", "markup[0]")])
+    assert (status, "exclude each other" in told) == (400, True)
     status, told = sent(client, PROMPT, *[picture(f"image[{number}]", png) for number in range(17)])
     assert (status, "takes at most 16 references" in told) == (400, True)
     status, told = sent(client, PROMPT, picture("images[0]", png))

@@ -182,6 +182,15 @@ async def test_a_continued_segment_brings_what_the_one_before_it_told() -> None:
     assert (await tensors(first))["preview"][2] == (1024).to_bytes(4, "little")
 
 
+async def test_the_models_caption_is_the_prompt_of_all_segments_that_follow() -> None:
+    first = segment_of([("layers", "2"), ("image", upload(b"x"))])
+    latents = np.zeros((3, 2), dtype=np.float32)
+    told = [Outcome(step, 30, 4.5, 1, {}, 3.0, False, None, latents, None) for step in (1, 2)]
+    second = first.following(replace(told[0], caption="a cat"))
+    third = second.following(told[1])
+    assert [(await tensors(each))["prompt"][2][4:] for each in (first, second, third)] == [b"", b"a cat", b"a cat"]
+
+
 async def test_pictures_that_are_named_are_not_sent() -> None:
     picture = bytes(range(256)) * 3000
     segment = replace(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qwen_edit.conditioning.preparation import Preparing
+from qwen_edit.conditioning.preparation import Preparing, Work
 from qwen_edit.errors import Cancelled, EditError, Failed
 from qwen_edit.job import Job, in_order
 from qwen_edit.pictures.decoders import DECODERS
@@ -27,7 +27,8 @@ class Turn:
 
     job: Job
     preparing: Preparing
-    decoded: int = 0  # pictures
+    awaits: Work = Work.PICTURE
+    taken: int = 0  # by threads that do such work
 
     @property
     def whose(self) -> str:
@@ -35,16 +36,17 @@ class Turn:
 
     @property
     def order(self) -> Order:
-        """Of one caller: continued edits first, then whoever had fewest pictures decoded, then by their place."""
-        return (not self.job.request.continued, self.decoded, *in_order(self.job))
+        """Of one caller: continued edits first, then whose turn came least often, then by their place."""
+        return (not self.job.request.continued, self.taken, *in_order(self.job))
 
 
 class Intake:
     """`done(job, None)` or `done(job, error)` is called from its threads for every job it was given, and
     `picture_ended()` after each picture.
 
-    One thread begins every job, and ends those that have nothing to decode, whatever the others decode meanwhile.
-    Callers for whom much was decoded lately go behind the others, continued or not.
+    One thread begins every job, and ends those that have nothing to decode, whatever the others do meanwhile. One
+    writes captions, which take long, so that no picture waits for them. Callers for whom much was done lately go behind
+    the others, continued or not.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Intake:
         self._closed = False
         self._changed = threading.Condition()  # guards the three
         self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
-        self._decoding = [threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(DECODERS)]
-        for thread in (self._beginning, *self._decoding):
+        self._others = [
+            *(threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(DECODERS)),
+            threading.Thread(target=self._caption, name="caption", daemon=True),
+        ]
+        for thread in (self._beginning, *self._others):
             thread.start()
 
     def submit(self, job: Job) -> None:
@@ -73,7 +78,7 @@ class Intake:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._decoding:
+        for thread in self._others:
             thread.join()
 
     def _begin(self) -> None:
@@ -81,33 +86,42 @@ class Intake:
             self._advance(Turn(job, self._worker.prepare(job.request)))
 
     def _decode(self) -> None:
-        while (turn := self._next()) is not None:
-            if turn.job.unwanted:
-                self._done(turn.job, Cancelled("the client cancelled this edit"))
-                continue
-            turn.decoded += 1
+        while (turn := self._next(Work.PICTURE)) is not None:
             self._advance(turn)
             self._picture_ended()
 
-    def _next(self) -> Turn | None:
+    def _caption(self) -> None:
+        while (turn := self._next(Work.CAPTION)) is not None:
+            self._advance(turn)
+
+    def _next(self, work: Work) -> Turn | None:
+        """Whoever awaits such work and is still wanted; None where there is no more to come."""
+        while (turn := self._first(work)) is not None:
+            turn.taken += 1
+            if not turn.job.unwanted:
+                return turn
+            self._done(turn.job, Cancelled("the client cancelled this edit"))
+        return None
+
+    def _first(self, work: Work) -> Turn | None:
         with self._changed:
-            while not self._turns:
+            while not (turns := [turn for turn in self._turns if turn.awaits is work]):
                 if self._closed:
                     return None
                 self._changed.wait()
             now = time.monotonic()
-            turn = min(self._turns, key=lambda turn: (self._spent.level(turn.whose, now), turn.order))
+            turn = min(turns, key=lambda turn: (self._spent.level(turn.whose, now), turn.order))
             self._turns.remove(turn)
             return turn
 
     def _advance(self, turn: Turn) -> None:
-        """Up to the next picture, or to the end."""
+        """Up to the next such work, or to the end."""
         job, error = turn.job, None
         try:
             self._work(turn)
             with self._changed:
                 self._turns.append(turn)
-                self._changed.notify()
+                self._changed.notify_all()  # they wait for different work
             return
         except StopIteration as prepared:
             job.queue(prepared.value)
@@ -121,9 +135,9 @@ class Intake:
     def _work(self, turn: Turn) -> None:
         started = time.monotonic()
         try:
-            next(turn.preparing)
+            turn.awaits = next(turn.preparing)
         finally:
-            if turn.decoded:
+            if turn.taken:
                 now = time.monotonic()
                 with self._changed:
                     self._spent.add(turn.whose, now - started, now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -179,12 +178,10 @@ class LayeredPipeline(Pipeline):
 
     def __init__(self, parts: Any, devices: Devices | None = None) -> None:
         super().__init__(parts, devices)
-        self._writer = of_the_same_weights(parts.text_encoder)
-        self._writing = threading.Lock()
 
     @torch.inference_mode()
     def caption(self, picture: Image.Image) -> str:
-        """What the text encoder says of it, the same each time; it may embed texts meanwhile.
+        """What the text encoder says of it, the same each time; one at a time. It may embed texts meanwhile.
 
         Its words are the likeliest, where a checkpoint may be set to draw them: an edit's caption is not to change.
         """
@@ -193,10 +190,9 @@ class LayeredPipeline(Pipeline):
                 text=self.parts.image_caption_prompt_en, images=picture, padding=True, return_tensors="pt"
             )
         asked = asked.to(self.devices.text_encoder)
-        with self._writing:
-            written = self._writer.generate(
-                **asked, max_new_tokens=MAX_CAPTION_TOKENS, do_sample=False, temperature=None, top_p=None, top_k=None
-            )
+        written = self.parts.text_encoder.generate(
+            **asked, max_new_tokens=MAX_CAPTION_TOKENS, do_sample=False, temperature=None, top_p=None, top_k=None
+        )
         answer = written[:, asked["input_ids"].shape[1] :]
         (caption,) = self.parts.processor.batch_decode(
             answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -219,13 +215,6 @@ class LayeredPipeline(Pipeline):
         width, height = size
         latents: torch.Tensor = self.parts._unpack_latents(tokens[None], height, width, 0, self.latent_pixels)
         return latents
-
-
-def of_the_same_weights(encoder: Any) -> Any:
-    """A Qwen2_5_VLForConditionalGeneration that keeps for itself what it knows of the text that it writes."""
-    other = copy.copy(encoder)
-    other._modules = {**encoder._modules, "model": copy.copy(encoder.model)}
-    return other
 
 
 def picture_names(count: int) -> str:

@@ -16,7 +16,7 @@ from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.asked import size_asked_for
 from qwen_edit.families.family import Size
 from qwen_edit.families.layering import Layering, layering_of
-from qwen_edit.families.wording import worded
+from qwen_edit.families.wording import plain, worded
 from qwen_edit.forward.resumed import left_by
 from qwen_edit.forward.skipping import computed, plan_at
 from qwen_edit.hints import NO_HINTS, Hints, age_of
@@ -136,6 +136,8 @@ def parse(
     told = float(values["arrival"][0]) if "arrival" in values and hints.age is None else None
     age = hints.age if told is None else age_of(told, unix_now)
     pictures = () if start == 0 or "image" in values else hints.pictures
+    if pictures:
+        _check_count(len(pictures), defaults.references)
     images = () if pictures else _images(values, defaults.references)
     layering = layering_of(hints.layering, defaults.layers, values)
     prompt = _prompt(values, may_be_empty=defaults.captions)
@@ -205,13 +207,17 @@ def _images(values: Mapping[str, Array], references: tuple[int, int]) -> tuple[b
     if "image" not in values:
         raise BadRequest("image", "at least one encoded reference image is needed: this checkpoint edits pictures")
     images = tuple(_bytes("image", item) for item in values["image"])
-    if not 1 <= len(images) <= references[1]:
-        allowed = "1 is" if references[1] == 1 else f"1 to {references[1]} are"
-        raise BadRequest("image", f"{len(images)} reference images: {allowed} allowed")
+    _check_count(len(images), references)
     for number, image in enumerate(images, 1):
         if not image:
             raise BadRequest("image", f"reference image {number} is empty")
     return images
+
+
+def _check_count(images: int, references: tuple[int, int]) -> None:
+    if not 1 <= images <= references[1]:
+        allowed = "1 is" if references[1] == 1 else f"1 to {references[1]} are"
+        raise BadRequest("image", f"{images} reference images: {allowed} allowed")
 
 
 def _prompt(values: Mapping[str, Array], *, may_be_empty: bool) -> str:
@@ -231,7 +237,7 @@ def _text(values: Mapping[str, Array], name: str, default: str) -> str:
         raise BadRequest(name, f"{shown(raw[:40])} is not UTF-8") from None
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise BadRequest(name, f"{len(text)} characters: at most {MAX_PROMPT_CHARACTERS} are allowed")
-    return text.replace("\r\n", "\n").replace("\x00", "")
+    return plain(text)
 
 
 def _markup(values: Mapping[str, Array]) -> bytes | None:

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import partial
 from typing import Self
 
@@ -49,7 +50,14 @@ class Prepared:
         return replace(self, references=())
 
 
-Preparing = Generator[None, None, Prepared]  # stops before each picture that it decodes, and before a caption
+class Work(Enum):
+    """What is slow, in preparation, and waits for a thread of its kind."""
+
+    PICTURE = auto()  # to be decoded
+    CAPTION = auto()  # to be written
+
+
+Preparing = Generator[Work, None, Prepared]  # stops before all such work
 
 
 class Preparation:
@@ -104,16 +112,16 @@ class Preparation:
         yield from self._decode(prepared, masked=masked)
         if request.mask is None:
             return prepared
-        yield
+        yield Work.PICTURE
         source = references[0].at(geometry.answer)
         asked = request.size is not None
         mask = masks.fit(self._decoders, request.mask, source, own[0], geometry.output, size_asked=asked)
         return replace(prepared, mask=mask)
 
-    def _caption(self, picture: Reference, size: Size) -> Generator[None, None, str]:
+    def _caption(self, picture: Reference, size: Size) -> Generator[Work, None, str]:
         caption = self._captions.known(picture, size)
         if caption is None:
-            yield
+            yield Work.CAPTION
             caption = self._captions.written(picture, size)
         return caption
 
@@ -123,13 +131,13 @@ class Preparation:
             return self._sizes.layered(own[0], request.layering)
         return self._sizes.geometry(own, request.size, masked=request.mask is not None)
 
-    def _own_sizes(self, request: EditRequest, references: tuple[Reference, ...]) -> Generator[None, None, list[Size]]:
+    def _own_sizes(self, request: EditRequest, references: tuple[Reference, ...]) -> Generator[Work, None, list[Size]]:
         """Of a picture seen before without decoding it: its encodings are likely in the cache."""
         sizes = []
         for number, reference in enumerate(references):
             size = self._known_size(reference)
             if size is None:
-                yield
+                yield Work.PICTURE
                 masked = number == 0 and request.mask is not None
                 size = reference.decode(partial(self._needed, request, masked=masked))
             self._remember(reference, size)
@@ -141,7 +149,7 @@ class Preparation:
         alone = self._geometry(request, [own])
         return [*alone.conditions, *alone.references, *([alone.output, alone.answer] if masked else [])]
 
-    def _decode(self, prepared: Prepared, *, masked: bool) -> Generator[None, None, None]:
+    def _decode(self, prepared: Prepared, *, masked: bool) -> Generator[Work, None, None]:
         """Leaves of every picture what its encoding needs, and nothing where it is encoded already."""
         geometry = prepared.geometry
         cached = self._conditioner.is_cached(prepared.prompts, _latents(prepared.references, geometry, masked=masked))
@@ -153,7 +161,7 @@ class Preparation:
             if source:
                 needed.append(geometry.answer)
             if not reference.has(needed):
-                yield
+                yield Work.PICTURE
                 reference.resize(needed)
             reference.keep_only(needed)
 

@@ -32,11 +32,11 @@ class Noted:
         while True:
             with self._blame.at_work(request.edit_id):
                 try:
-                    next(preparing)
+                    work = next(preparing)
                 except StopIteration as end:
                     prepared: Prepared = end.value
                     return prepared
-            yield
+            yield work
 
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
         return self._worker.fitting(jobs)

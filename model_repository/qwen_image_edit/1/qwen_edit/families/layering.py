@@ -10,7 +10,7 @@ from qwen_edit.errors import BadRequest, shown
 
 RESOLUTIONS = (640, 1024)  # the side of a square picture, in pixels
 # Parameters of a request. Those after the first two say what else was asked of the server in front of the model.
-ASKED = ("layers", "resolution", "n", "most_layers", "output_format", "usual_size")
+ASKED = ("layers", "resolution", "n", "most_layers", "output_format", "opaque", "usual_size")
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,13 @@ def _check_rest(asked: Mapping[str, object], values: Mapping[str, Any]) -> None:
     """Raises BadRequest for what does not go with layers."""
     if "mask" in values:
         raise BadRequest("mask", "a picture is taken apart as a whole: this checkpoint takes no mask")
-    if "size" in values and any(values["size"]) and not asked.get("usual_size"):
+    if "size" in values and any(values["size"]) and asked.get("usual_size") is not True:
         width, height = values["size"]
         raise BadRequest("size", f"{width}x{height}: layers have the picture's shape: auto is allowed, which is 0 0")
     if asked.get("n", 1) != 1:
         raise BadRequest("n", f"{shown(asked['n'])}: a picture is taken apart once: 1 is allowed")
+    if asked.get("opaque"):
+        raise BadRequest("background", "opaque: layers are transparent: auto or transparent is allowed")
     if asked.get("output_format", "png") not in ("png", "webp"):
         raise BadRequest(
             "output_format", f"{shown(asked['output_format'])}: layers are transparent: png or webp is allowed"
