@@ -63,12 +63,9 @@ def reply_outputs() -> dict[str, str]:
     """Output name → Triton type, empty where the code does not say, of what model.py answers."""
     tree = ast.parse((MODEL / "1" / "model.py").read_text("utf-8"))
     found: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Assign)
-            and ast.unparse(node.targets[0]) == "outputs"
-            and isinstance(node.value, ast.Dict)
-        ):
+    assignments = (node for node in ast.walk(tree) if isinstance(node, ast.Assign))
+    for node in sorted(assignments, key=lambda node: node.lineno):
+        if ast.unparse(node.targets[0]) == "outputs" and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
             found |= {text_of(key): made_type(value) for key, value in pairs if key is not None}
     assert found, "model.py has no dict named outputs"

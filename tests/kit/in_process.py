@@ -15,6 +15,7 @@ import torch
 from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.engine import Engine
 from qwen_edit.errors import EditError
+from qwen_edit.families.family import Size
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Outcome, Result
 from qwen_edit.metrics.protocol import NO_PREFIXES, PrefixUsage
@@ -158,6 +159,9 @@ class Answer:
         assert not self._done.is_set()
         self.error_given = error
         self._finish()
+
+    def sized(self, size: Size) -> None:
+        pass
 
     def cancelled(self) -> bool:
         return self.cancel

@@ -11,7 +11,9 @@ from typing import cast
 
 import pytest
 from qwen_edit.conditioning.preparation import Prepared, Preparing, Work
+from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.errors import EditError
+from qwen_edit.families.sizes import Geometry
 from qwen_edit.intake import Intake
 from qwen_edit.job import Job
 from qwen_edit.pictures.decoders import DECODERS
@@ -47,7 +49,8 @@ class SlowPictures:
             self.begun.append(request.id)
             self.at_work.release()
             assert self.captions.acquire(timeout=SECONDS)
-        return cast("Prepared", None)
+        geometry = Geometry((64, 64), (64, 64), (), (), 16)
+        return Prepared((), geometry, Prompt("", (), (), 1, ""), negative_prompt=None, mask=None)
 
 
 @dataclass

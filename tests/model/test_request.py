@@ -210,9 +210,9 @@ def test_a_value_out_of_range_is_an_error_that_names_it(values: dict[str, Any], 
     assert re.search(message, error.value.message), error.value.message
 
 
-def test_a_batch_is_refused_in_words() -> None:
+def test_an_edit_has_one_row() -> None:
     tensors = {"image": np.array([[b"a"], [b"b"]], object), "prompt": np.array([[b"x"], [b"y"]], object)}
-    with pytest.raises(BadRequest, match="image: batch size 2: send one request per edit"):
+    with pytest.raises(BadRequest, match="image: batch size 2: 1 is allowed"):
         parse(tensors, Limits(), DEFAULTS, request_id="", now=NOW, unix_now=NOW)
 
 

@@ -28,33 +28,56 @@ class Infer(Protocol):
 
 
 @pytest.fixture(scope="session")
-def http_infer(stack: Server) -> Iterator[Infer]:
+def http_rows(stack: Server) -> Iterator[Infer]:
+    """With the batch dimension."""
     with tritonclient.http.InferenceServerClient(stack.triton_http, network_timeout=60.0) as client:
 
         def infer(parameters: dict[str, Any] | None = None, **tensors: Any) -> dict[str, npt.NDArray[Any]]:
             result = client.infer(MODEL, inputs(tritonclient.http, **tensors), parameters=parameters)
-            names = [output["name"] for output in result.get_response()["outputs"]]
-            return {name: result.as_numpy(name)[0] for name in names}
+            return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
 
         yield infer
 
 
 @pytest.fixture(scope="session")
-def grpc_infer(stack: Server) -> Iterator[Infer]:
+def grpc_rows(stack: Server) -> Iterator[Infer]:
+    """With the batch dimension."""
     with tritonclient.grpc.InferenceServerClient(stack.triton_grpc) as client:
 
         def infer(parameters: dict[str, Any] | None = None, **tensors: Any) -> dict[str, npt.NDArray[Any]]:
             sent = inputs(tritonclient.grpc, **tensors)
             result = client.infer(MODEL, sent, client_timeout=60.0, parameters=parameters)
-            names = [output.name for output in result.get_response().outputs]
-            return {name: result.as_numpy(name)[0] for name in names}
+            return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
         yield infer
+
+
+def _of_one(rows: Infer) -> Infer:
+    def infer(parameters: dict[str, Any] | None = None, **tensors: Any) -> dict[str, npt.NDArray[Any]]:
+        return {name: array[0] for name, array in rows(parameters, **tensors).items()}
+
+    return infer
+
+
+@pytest.fixture(scope="session")
+def http_infer(http_rows: Infer) -> Infer:
+    return _of_one(http_rows)
+
+
+@pytest.fixture(scope="session")
+def grpc_infer(grpc_rows: Infer) -> Infer:
+    return _of_one(grpc_rows)
 
 
 @pytest.fixture(params=["http", "grpc"])
 def infer(request: pytest.FixtureRequest, alone: Server) -> Infer:
     chosen: Infer = request.getfixturevalue(f"{request.param}_infer")
+    return chosen
+
+
+@pytest.fixture(params=["http", "grpc"])
+def rows(request: pytest.FixtureRequest, alone: Server) -> Infer:
+    chosen: Infer = request.getfixturevalue(f"{request.param}_rows")
     return chosen
 
 

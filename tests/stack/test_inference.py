@@ -224,14 +224,6 @@ def test_a_required_tensor_that_is_missing_is_invalid(infer: Infer, edit: dict[s
     assert f"invalid: {tensor}: " in message
 
 
-def test_a_batch_is_invalid_and_told_to_send_one_request_an_edit(infer: Infer, edit: dict[str, Any]) -> None:
-    two: dict[str, Any] = {name: np.array([[edit[name]], [edit[name]]], np.object_) for name in ("image", "prompt")}
-    status, message = refusal(infer, **two)
-    assert status in STATUS_400
-    assert "invalid: image: batch size 2" in message
-    assert "one request per edit" in message
-
-
 WRONG_SHAPES = {
     "prompt": [b"one", b"two"], "negative_prompt": [b"one", b"two"], "mask": [b"one", b"two"], "size": [64, 64, 64],
     "markup": [b"one", b"two"],

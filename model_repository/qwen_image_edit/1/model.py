@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from qwen_edit.control.batches import Batch, parse_rows, stacked
 from qwen_edit.control.blame import Blame
 from qwen_edit.control.cancellations import Cancellations
 from qwen_edit.control.exclusive import Exclusive
@@ -23,12 +24,14 @@ from qwen_edit.hints import asks_about, hints
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.environment import prepare
 from qwen_edit.metrics.families import EngineMetrics
-from qwen_edit.request import TENSORS, cancelled, parse
+from qwen_edit.request import TENSORS, cancelled
 from qwen_edit.settings import Settings
 from qwen_edit.settings_grammar import SettingsError
 
 if TYPE_CHECKING:
+    from qwen_edit.families.family import Size
     from qwen_edit.job import Outcome
+    from qwen_edit.request import EditRequest
 
 log = logging.getLogger("image_edit_server")
 
@@ -83,6 +86,7 @@ class TritonPythonModel:
         self._instances = _instances(args)
         self._spread_seconds = SPREAD_SECONDS if self._instances > 1 else 0.0
         self._limits = limits
+        self._max_jobs = settings.max_jobs
         self._defaults = loaded.defaults
         self._about = loaded.about
         self._metrics = EngineMetrics(
@@ -121,11 +125,11 @@ class TritonPythonModel:
                     self._cancellations.add(unwanted)
                     reply.nothing()
                     continue
-                edit = parse(
+                edits = parse_rows(
                     tensors, self._limits, self._defaults, request_id=_text(request.request_id), now=time.monotonic(),
-                    unix_now=time.time(), hints=hints(parameters, instances=self._instances),
+                    unix_now=time.time(), hints=hints(parameters, instances=self._instances), max_rows=self._max_jobs,
                 )  # fmt: skip
-                self._engine.submit(edit, reply)
+                self._submit(edits, reply)
                 time.sleep(self._spread_seconds)
             except (BadRequest, Failed) as error:
                 self._metrics.edit("refused")
@@ -135,6 +139,20 @@ class TritonPythonModel:
             except Exception:
                 log.exception("a request could not be read")
                 reply.error(Failed("the request could not be read"))
+
+    def _submit(self, edits: list[EditRequest], reply: TritonReply) -> None:
+        """All of them or none: where one is refused, the request is, and those before it are not wanted any more."""
+        if len(edits) == 1:
+            self._engine.submit(edits[0], reply)
+            return
+        for edit, row in zip(edits, Batch(reply, len(edits)).rows(), strict=True):
+            try:
+                self._engine.submit(edit, row)
+            except EditError as error:
+                row.error(error)
+                if isinstance(error, BadRequest | Failed):
+                    self._metrics.edit("refused")
+                return
 
     def is_ready(self) -> bool:
         """Whether new edits should be sent here. Triton asks from 26.03 on, for its own ready endpoints."""
@@ -163,25 +181,34 @@ class TritonReply:
     def nothing(self) -> None:
         self._send_tensors({})
 
+    def sized(self, size: Size) -> None:
+        """One picture may have any."""
+
     def outcome(self, outcome: Outcome) -> None:
-        request = outcome.request
-        outputs = {
-            "image": outcome.image,
-            "alpha": outcome.alpha,
-            "layers": outcome.layers,
-            "latents": outcome.latents,
-            "history": outcome.history,
-            "preview_image": outcome.preview,
-            "step": np.array([outcome.step], np.int32),
-            "num_inference_steps": np.array([request.num_inference_steps], np.int32),
-            "true_cfg_scale": np.array([request.true_cfg_scale], np.float32),
-            "seed": np.array([request.seed], np.int64),
-            "timings": np.array([json.dumps(outcome.timings).encode()], np.object_),
-        }
-        self._send_tensors(outputs)
+        self.outcomes([outcome])
+
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        rows = []
+        for outcome in outcomes:
+            request = outcome.request
+            outputs = {
+                "image": outcome.image,
+                "alpha": outcome.alpha,
+                "layers": outcome.layers,
+                "latents": outcome.latents,
+                "history": outcome.history,
+                "preview_image": outcome.preview,
+                "step": np.array([outcome.step], np.int32),
+                "num_inference_steps": np.array([request.num_inference_steps], np.int32),
+                "true_cfg_scale": np.array([request.true_cfg_scale], np.float32),
+                "seed": np.array([request.seed], np.int64),
+                "timings": np.array([json.dumps(outcome.timings).encode()], np.object_),
+            }
+            rows.append(outputs)
+        self._send_tensors(stacked(rows))
 
     def about(self, about: str) -> None:
-        outputs = {"about": np.array([about.encode()], np.object_)}
+        outputs = {"about": np.array([[about.encode()]], np.object_)}
         self._send_tensors(outputs)
 
     def error(self, error: EditError) -> None:
@@ -192,8 +219,7 @@ class TritonReply:
         return bool(self._sender.is_cancelled()) or (self._id != "" and self._cancellations.take(self._id))
 
     def _send_tensors(self, outputs: dict[str, Any]) -> None:
-        given = {name: value for name, value in outputs.items() if value is not None}
-        tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value[None])) for name, value in given.items()]
+        tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
         self._send(pb_utils.InferenceResponse(output_tensors=tensors))
 
     def _send(self, response: Any) -> None:

@@ -29,6 +29,7 @@ class BadRequest(EditError):
 
     def __init__(self, tensor: str, detail: str) -> None:
         super().__init__(f"{tensor}: {detail}")
+        self.tensor = tensor
         self.detail = detail
 
 

@@ -83,7 +83,12 @@ class Intake:
 
     def _begin(self) -> None:
         while (job := self._arrivals.get()) is not None:
-            self._advance(Turn(job, self._worker.prepare(job.request)))
+            self._advance(Turn(job, self._preparing(job)))
+
+    def _preparing(self, job: Job) -> Preparing:
+        prepared = yield from self._worker.prepare(job.request)
+        job.reply.sized(prepared.geometry.answer)
+        return prepared
 
     def _decode(self) -> None:
         while (turn := self._next(Work.PICTURE)) is not None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from qwen_edit.conditioning.preparation import Prepared
 from qwen_edit.errors import EditError
+from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.forward.skipping import plan_at
@@ -49,6 +50,9 @@ class Outcome:
 
 class Reply(Protocol):
     """Where a job's answer goes: exactly one of `outcome` and `error` is called, once."""
+
+    def sized(self, size: Size) -> None:
+        """Told before any step is made; raises BadRequest where a picture of this size cannot be answered."""
 
     def outcome(self, outcome: Outcome) -> None: ...
 

@@ -190,7 +190,7 @@ def _unbatched(name: str, tensor: Array) -> Array:
     kind, shape = TENSORS[name]
     if tensor.ndim == 0 or tensor.shape[0] != 1:
         count = tensor.shape[0] if tensor.ndim else 0
-        raise BadRequest(name, f"batch size {count}: send one request per edit, with a batch dimension of 1")
+        raise BadRequest(name, f"batch size {count}: 1 is allowed")
     value: Array = tensor.reshape(tensor.shape[1:])
     expected = ", ".join("any" if side == -1 else str(side) for side in shape)
     fits = value.ndim == len(shape) and all(w in (-1, s) for s, w in zip(value.shape, shape, strict=True))
