@@ -46,10 +46,11 @@ bench-engine:  ## the engine against stock diffusers: make bench-engine ARGS="--
 bench-load:  ## load and faults on a whole server: make bench-load ARGS=kills
 bench-elastic:  ## servers that come and go behind the chart's HAProxy: make bench-elastic ARGS=scaling (5 minutes)
 bench-gpu:  ## every option on a GPU: make bench-gpu ARGS="--out gpu.json"
+bench-tokens:  ## tokens that the transformer works on for a step, and forwards: rows end to end against padded ones
 bench-vae:  ## pictures against films of one frame, in CPU seconds
 bench-step_cache:  ## what the step cache does to a picture, beside fewer steps
 bench-prefixes:  ## Qwen-Image-2.1 for eight clients, counted, against diffusers with its own cache
-BENCHMARKS := $(addprefix bench-,engine load elastic late gpu vae prefixes arrivals segments sse_clients step_cache)
+BENCHMARKS := $(addprefix bench-,engine load elastic late gpu vae tokens prefixes arrivals segments sse_clients step_cache)
 .PHONY: $(BENCHMARKS)
 # Not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
 $(BENCHMARKS): export OMP_NUM_THREADS ?= 1
