@@ -98,8 +98,8 @@ class WatchedWorker:
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         return self._worker.expected_tokens(request)
 
-    def prepare(self, request: EditRequest) -> Preparing:
-        prepared = yield from self._worker.prepare(request)
+    def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
+        prepared = yield from self._worker.prepare(request, unwanted)
         self.prepared += 1
         return prepared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -37,7 +37,7 @@ class SlowPictures:
     begun: list[str] = field(default_factory=list)
     at_work: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def prepare(self, request: EditRequest) -> Preparing:
+    def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
         for _ in request.images:
             yield Work.PICTURE
             self.begun.append(request.id)

@@ -19,7 +19,7 @@ def test_a_job_that_runs_holds_its_pictures_no_more(
     with engine_on(load_pipeline(checkpoint("plus"))) as engine, torch.inference_mode():
         worker = engine.worker
         assert (job.phase, job.steps_left) == (Phase.PREPARING, 4)
-        job.queue(prepared(worker.prepare(job.request)))
+        job.queue(prepared(worker.prepare(job.request, lambda: job.unwanted)))
         assert (job.phase, len(job.prepared.references), len(job.request.images)) == (Phase.WAITING, 1, 1)
         job.start(worker.encode(job))
         assert (job.phase, job.prepared.references, job.request.images) == (Phase.RUNNING, (), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -14,18 +15,31 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from qwen_edit.errors import BadRequest
+from qwen_edit.conditioning.captions import Captions
+from qwen_edit.conditioning.references import references_of
+from qwen_edit.errors import BadRequest, Cancelled
 from qwen_edit.families.family import Size
 from qwen_edit.families.layered import LAYERED
 from qwen_edit.families.layering import Layering
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import denoise, ragged, sigmas
+from qwen_edit.forward.denoise import Denoising
+from qwen_edit.loading.load import pipeline_of
+from qwen_edit.pictures import decoding
 from qwen_edit.pipeline import LayeredPipeline, Pipeline
 from qwen_edit.request import MAX_PROMPT_CHARACTERS
 from qwen_edit.settings import Limits
 
-from tests.kit.engines import TestEngine, difference, engine_on, load_pipeline
-from tests.kit.in_process import wait_until
+from tests.kit.engines import (
+    MAX_INPUT_PIXELS,
+    MAX_PIXELS,
+    TestEngine,
+    difference,
+    engine_on,
+    load_pipeline,
+    shared_decoders,
+)
+from tests.kit.in_process import Answer, wait_until
 from tests.kit.layered import composited, oracle, taken_apart, with_alpha
 
 BOUND = 1e-4
@@ -125,6 +139,17 @@ def test_a_run_in_segments_ends_with_the_same_bits_and_shows_the_composition(
     assert right is not None
     assert resumed is not None
     assert np.array_equal(resumed, right)
+
+
+def test_the_preview_is_the_composition(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
+    request = taken_apart(photo("cat"), 3, 1024, stop_step=3, preview=AREA)
+    states: list[Denoising] = []
+    engine.worker.encoded[request.id] = states.append
+    preview = engine.submit(request).wait().preview
+    clean, geometry = states[0].clean, states[0].geometry
+    assert clean is not None
+    pictures = [decoding.on_white(decoding.picture(engine.pipeline, frame, geometry)) for frame in clean.chunk(4)]
+    assert [off(preview, picture) <= 1 for picture in pictures] == [True, False, False, False]
 
 
 def test_latents_of_another_number_of_layers_are_refused(engine: TestEngine, photo: Callable[[str], bytes]) -> None:
@@ -230,9 +255,9 @@ def test_an_empty_prompt_is_the_text_encoders_own_caption_written_once(
     written: list[str] = []
     right = LayeredPipeline.caption
 
-    def caption(self: LayeredPipeline, picture: Any) -> str:
+    def caption(self: LayeredPipeline, picture: Any, unwanted: Callable[[], bool]) -> str | None:
         written.append(threading.current_thread().name)
-        return right(self, picture)
+        return right(self, picture, unwanted)
 
     monkeypatch.setattr(LayeredPipeline, "caption", caption)
     with engine_on(pipeline, reference_area=AREA) as engine:
@@ -255,10 +280,74 @@ def test_an_empty_prompt_is_the_text_encoders_own_caption_written_once(
         assert written == ["caption"] * 2, "of another size"
 
 
+def test_a_caption_under_way_ends_with_its_edit_and_nothing_of_it_is_kept(
+    pipeline: Any, photo: Callable[[str], bytes]
+) -> None:
+    def caption(engine: TestEngine) -> str:
+        return str(engine.submit(taken_apart(photo("coffee"), prompt="")).wait().timings["caption"])
+
+    answer = Answer()
+    with engine_on(pipeline, reference_area=AREA) as engine, engine_on(pipeline, reference_area=AREA) as undisturbed:
+        with at_each_token(pipeline, lambda token: setattr(answer, "cancel", token == 3)) as tokens:
+            engine.engine.submit(taken_apart(photo("coffee"), prompt=""), answer)
+            with pytest.raises(Cancelled):
+                answer.wait()
+        assert len(tokens) == 3
+        assert caption(engine) == caption(undisturbed)
+
+
+def test_a_caption_is_written_to_its_end_while_anybody_waits_for_it(
+    pipeline: Any, photo: Callable[[str], bytes]
+) -> None:
+    captions, size = Captions(pipeline_of(pipeline)), (128, 128)
+    picture = references_of(taken_apart(photo("coffee")), shared_decoders(MAX_INPUT_PIXELS, MAX_PIXELS), alpha=True)[0]
+    left: list[str] = []
+
+    def leaves() -> bool:
+        left.append("once")
+        return True
+
+    with captions.awaited(picture, size, leaves), captions.awaited(picture, size, lambda: False):
+        whole = captions.written(picture, size)
+    assert left
+    assert captions.known(picture, size) == whole
+    other = Captions(pipeline_of(pipeline))
+    with other.awaited(picture, size, leaves), other.awaited(picture, size, leaves), pytest.raises(Cancelled):
+        other.written(picture, size)
+    assert other.known(picture, size) is None
+    with other.awaited(picture, size, lambda: False):
+        assert other.written(picture, size) == whole
+
+
+@contextlib.contextmanager
+def at_each_token(parts: Any, do: Callable[[int], object]) -> Iterator[list[int]]:
+    """`do(1)` before the first token of a caption is chosen, and so on; the list of those so far."""
+    tokens: list[int] = []
+
+    def count(*_: Any) -> None:
+        tokens.append(len(tokens) + 1)
+        do(tokens[-1])
+
+    hook = parts.text_encoder.lm_head.register_forward_pre_hook(count)
+    try:
+        yield tokens
+    finally:
+        hook.remove()
+
+
+def test_a_text_that_is_cut_has_the_states_of_diffusers(engine: TestEngine) -> None:
+    text = "a hat and " * 200
+    with torch.inference_mode():
+        ours = engine.pipeline.embed(engine.pipeline.templated(text, 0), [], mrope=False)
+        theirs, _ = engine.pipeline.parts.encode_prompt(text, max_sequence_length=512)
+    assert ours.shape == theirs[0].shape
+    assert difference(ours, theirs[0]) <= BOUND
+
+
 def test_a_caption_is_what_it_would_be_as_a_prompt(
     engine: TestEngine, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LayeredPipeline, "caption", lambda self, picture: " a hat\r\nand\0 " + "x" * 40_000)
+    monkeypatch.setattr(LayeredPipeline, "caption", lambda *_: " a hat\r\nand\0 " + "x" * 40_000)
     caption = engine.submit(taken_apart(photo("coffee"), prompt="")).wait().timings["caption"]
     assert caption.startswith("a hat\nand x")
     assert len(caption) < MAX_PROMPT_CHARACTERS
@@ -274,10 +363,10 @@ def test_texts_that_are_embedded_meanwhile_change_no_caption(engine: TestEngine,
     def embed(*_: Any) -> None:
         embedded.append(pipeline.embed(pipeline.templated("a hat", 0), [], mrope=False))
 
-    right = pipeline.caption(picture)
+    right = pipeline.caption(picture, lambda: False)
     hook = pipeline.parts.text_encoder.lm_head.register_forward_pre_hook(embed)
     try:
-        assert pipeline.caption(picture) == right
+        assert pipeline.caption(picture, lambda: False) == right
     finally:
         hook.remove()
     assert len(embedded) > 1

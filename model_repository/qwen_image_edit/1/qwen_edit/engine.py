@@ -181,7 +181,7 @@ class Engine:
             self._ask_everybody_at = time.monotonic() + CANCELLATION_SECONDS
         for job in list(self._prepared):
             if (everybody or job.phase is Phase.RUNNING) and job.unwanted:
-                self._finish_with_error(job, Cancelled("the client cancelled this edit"))
+                self._finish_with_error(job, Cancelled())
             elif self._line.too_late(job, time.monotonic()):
                 self._finish_with_error(job, Cancelled(OUT_OF_TIME))
 

@@ -51,6 +51,9 @@ class Draining(EditError):
 class Cancelled(EditError):
     word = "cancelled"
 
+    def __init__(self, reason: str = "the client cancelled this edit") -> None:
+        super().__init__(reason)
+
 
 class Failed(EditError):
     word = "failed"

@@ -86,7 +86,7 @@ class Intake:
             self._advance(Turn(job, self._preparing(job)))
 
     def _preparing(self, job: Job) -> Preparing:
-        prepared = yield from self._worker.prepare(job.request)
+        prepared = yield from self._worker.prepare(job.request, lambda: job.unwanted)
         job.reply.sized(prepared.geometry.answer)
         return prepared
 
@@ -105,7 +105,8 @@ class Intake:
             turn.taken += 1
             if not turn.job.unwanted:
                 return turn
-            self._done(turn.job, Cancelled("the client cancelled this edit"))
+            turn.preparing.close()
+            self._done(turn.job, Cancelled())
         return None
 
     def _first(self, work: Work) -> Turn | None:

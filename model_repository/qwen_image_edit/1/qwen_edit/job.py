@@ -92,6 +92,7 @@ class Job:
     place: float = field(init=False)  # among the others, the lowest the first; by the monotonic clock
     work: float = 0.0  # seconds that the whole edit was expected to need when it got its place
     replaced: bool = False  # by a later call of the same edit
+    left: bool = False  # by its client
     times: Times = field(default_factory=Times)
     phase: Phase = Phase.PREPARING
     prepared: Prepared = field(init=False, repr=False)
@@ -116,8 +117,10 @@ class Job:
 
     @property
     def unwanted(self) -> bool:
-        """Whether nobody waits for its answer any more."""
-        return self.replaced or self.reply.cancelled()
+        """Whether nobody waits for its answer any more. For any thread; a client's leaving is told only once."""
+        if not self.left and self.reply.cancelled():
+            self.left = True
+        return self.left or self.replaced
 
     @property
     def at_stop(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -14,6 +14,7 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from PIL import Image
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from qwen_edit.families.family import Family, Size
 from qwen_edit.families.known import FAMILIES
@@ -173,6 +174,19 @@ class Pipeline:
         return velocities
 
 
+class StopsWhere(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
+    """Ends a text after the token at which the condition was met."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+        self.met = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Whether each text of the batch ends, (texts,)."""
+        self.met = self._condition()
+        return torch.full(input_ids.shape[:1], self.met, device=input_ids.device)
+
+
 class LayeredPipeline(Pipeline):
     """Of a checkpoint that takes pictures apart: its text encoder sees a caption alone."""
 
@@ -180,9 +194,10 @@ class LayeredPipeline(Pipeline):
         super().__init__(parts, devices)
 
     @torch.inference_mode()
-    def caption(self, picture: Image.Image) -> str:
-        """What the text encoder says of it, the same each time; one at a time. It may embed texts meanwhile.
+    def caption(self, picture: Image.Image, unwanted: Callable[[], bool]) -> str | None:
+        """What the text encoder says of it, the same each time; None where it was `unwanted` before it was done.
 
+        One at a time; texts may be embedded meanwhile.
         Its words are the likeliest, where a checkpoint may be set to draw them: an edit's caption is not to change.
         """
         with self._tokenizer_lock:
@@ -190,9 +205,13 @@ class LayeredPipeline(Pipeline):
                 text=self.parts.image_caption_prompt_en, images=picture, padding=True, return_tensors="pt"
             )
         asked = asked.to(self.devices.text_encoder)
+        stopped = StopsWhere(unwanted)
         written = self.parts.text_encoder.generate(
-            **asked, max_new_tokens=MAX_CAPTION_TOKENS, do_sample=False, temperature=None, top_p=None, top_k=None
-        )
+            **asked, max_new_tokens=MAX_CAPTION_TOKENS, do_sample=False, temperature=None, top_p=None, top_k=None,
+            stopping_criteria=StoppingCriteriaList([stopped]),
+        )  # fmt: skip
+        if stopped.met:
+            return None
         answer = written[:, asked["input_ids"].shape[1] :]
         (caption,) = self.parts.processor.batch_decode(
             answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -202,13 +221,14 @@ class LayeredPipeline(Pipeline):
     def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool) -> torch.Tensor:
         """(tokens, joint_attention_dim), in the text encoder's dtype, on the transformer's device; no more than fit."""
         with self._tokenizer_lock:
-            inputs = self.parts.processor.tokenizer(templated, return_tensors="pt")
-        inputs = inputs.to(self.devices.text_encoder)
+            tokens = self.parts.processor.tokenizer(templated, return_tensors="pt")
+        # diffusers cuts the states. Each looks back only, so that they are the same where the text is cut.
+        most = self._dropped + self.family.max_text_tokens
+        ids, mask = (tokens[name][:, :most].to(self.devices.text_encoder) for name in ("input_ids", "attention_mask"))
         states: torch.Tensor = self.parts.text_encoder.model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            input_ids=ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        seen = states[0, self._dropped :][: self.family.max_text_tokens]
-        return seen.to(self.devices.transformer).contiguous()
+        return states[0, self._dropped :].to(self.devices.transformer).contiguous()
 
     def unpack(self, tokens: torch.Tensor, size: Size) -> torch.Tensor:
         """(tokens, 4 C) of one frame of `size` → (1, C, 1, h, w)"""

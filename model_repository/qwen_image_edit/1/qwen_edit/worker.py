@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,8 +49,8 @@ class Worker(Protocol):
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         """About the tokens of each of its rows, without a picture decoded; raises BadRequest."""
 
-    def prepare(self, request: EditRequest) -> Preparing:
-        """Decodes and checks; raises BadRequest."""
+    def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
+        """Decodes and checks; raises BadRequest, and Cancelled once it is `unwanted`."""
 
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
         """The first of these prepared jobs, and those for which there is memory in the same step."""
@@ -101,8 +101,8 @@ class PipelineWorker:
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         return self._preparation.expected_tokens(request)
 
-    def prepare(self, request: EditRequest) -> Preparing:
-        return self._preparation.prepare(request)
+    def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
+        return self._preparation.prepare(request, unwanted)
 
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
         chosen: list[Job] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
@@ -89,8 +89,11 @@ class Preparation:
         texts = (request.prompt, request.negative_prompt) if request.guided else (request.prompt,)
         return tuple(geometry.row_tokens(self._prompts.about(text, geometry)) for text in texts)
 
-    def prepare(self, request: EditRequest) -> Preparing:
-        """Stops before each picture that it decodes, and before a caption; raises BadRequest, UnknownPictures."""
+    def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
+        """Stops before each picture that it decodes, and before a caption; raises BadRequest, UnknownPictures.
+
+        `unwanted`: whether nobody waits for the edit any more; a caption is then cut short, and Cancelled raised.
+        """
         references = references_of(request, self._decoders, alpha=self._sizes.family.reads_alpha)
         own = yield from self._own_sizes(request, references)
         masked = request.mask is not None
@@ -98,7 +101,7 @@ class Preparation:
         self._check_latents(request, geometry)
         caller = request.caller
         seen = references if geometry.conditions else ()
-        caption = "" if request.prompt else (yield from self._caption(references[0], geometry.output))
+        caption = "" if request.prompt else (yield from self._caption(references[0], geometry.output, unwanted))
         # A run that continues brings its caption back as its prompt; what was too long was refused when it began.
         cut = caption != "" or request.continued
         text = request.prompt or caption
@@ -118,11 +121,12 @@ class Preparation:
         mask = masks.fit(self._decoders, request.mask, source, own[0], geometry.output, size_asked=asked)
         return replace(prepared, mask=mask)
 
-    def _caption(self, picture: Reference, size: Size) -> Generator[Work, None, str]:
+    def _caption(self, picture: Reference, size: Size, unwanted: Callable[[], bool]) -> Generator[Work, None, str]:
         caption = self._captions.known(picture, size)
         if caption is None:
-            yield Work.CAPTION
-            caption = self._captions.written(picture, size)
+            with self._captions.awaited(picture, size, unwanted):
+                yield Work.CAPTION
+                caption = self._captions.written(picture, size)
         return caption
 
     def _geometry(self, request: EditRequest, own: list[Size]) -> Geometry:

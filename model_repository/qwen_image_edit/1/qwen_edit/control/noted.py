@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -26,9 +26,9 @@ class Noted:
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         return self._worker.expected_tokens(request)
 
-    def prepare(self, request: EditRequest) -> Preparing:
+    def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
         """Every advance is noted by the thread that makes it; between two of them nobody is at work."""
-        preparing = self._worker.prepare(request)
+        preparing = self._worker.prepare(request, unwanted)
         while True:
             with self._blame.at_work(request.edit_id):
                 try:
