@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shim.errors import GenerationError, ModelNotReady, QueueFull
+from shim.errors import GenerationError, InvalidInput, ModelNotReady, QueueFull
 from shim.log import logger
 from shim.metrics import Metrics
 from shim.reading.edit import Job
@@ -204,6 +204,11 @@ class Runner:
                     raise
                 await asyncio.sleep(next(waits))
             except UnknownPictures:
+                segment = replace(segment, named=False)
+            except InvalidInput:
+                # A model of the release before knows no names, and misses the pictures.
+                if not segment.named:
+                    raise
                 segment = replace(segment, named=False)
             except Interrupted as fault:
                 if isinstance(fault, TritonFault) and str(fault) == fault_before:

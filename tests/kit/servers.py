@@ -125,19 +125,29 @@ def serve(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
         yield server
 
 
-@contextlib.contextmanager
-def serve_shim(triton_url: str, *, wait_for: str = "/ready", **settings: str) -> Iterator[Server]:
+def serve_shim(
+    triton_url: str, *, wait_for: str = "/ready", **settings: str
+) -> contextlib.AbstractContextManager[Server]:
     """A further shim in front of a running Triton; with `wait_for="/health"` that need not run."""
-    (port,) = free_ports(1)
+    return serve_shim_of(PROJECT, triton_url, settings, wait_for=wait_for)
+
+
+@contextlib.contextmanager
+def serve_shim_of(
+    release: Path, triton_url: str, settings: Mapping[str, str], *, wait_for: str = "/ready"
+) -> Iterator[Server]:
+    """The same of the sources in `release`, on a free port unless the settings name one."""
+    port = int(settings.get("PORT", 0)) or free_ports(1)[0]
+    at = {"TRITON_URL": triton_url, "PORT": str(port), "PYTHONPATH": str(release)}
     health = {"HEALTH_URL": f"{triton_url}/v2/models/qwen_image_edit/ready"}
-    env = environment(TRITON_URL=triton_url, PORT=str(port), **(NO_DRAIN | health | settings))
-    with run([sys.executable, "-m", "shim"], env, port) as server:
+    env = environment(**{**NO_DRAIN, **at, **health, **settings})
+    with run([sys.executable, "-m", "shim"], env, port, cwd=release) as server:
         server.wait_ready(path=wait_for)
         yield server
 
 
 @contextlib.contextmanager
-def run(command: list[str], env: Mapping[str, str], *ports: int) -> Iterator[Server]:
+def run(command: list[str], env: Mapping[str, str], *ports: int, cwd: Path = PROJECT) -> Iterator[Server]:
     """The command as a Server, ended on leaving. With QUICK the test is left out here, whichever way it came."""
     if os.environ.get("QUICK"):
         pytest.skip("starts a server")
@@ -145,7 +155,7 @@ def run(command: list[str], env: Mapping[str, str], *ports: int) -> Iterator[Ser
         log_path = Path(folder) / "log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                command, env=dict(env), cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             yield Server(process, log_path, *ports)

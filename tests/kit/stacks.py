@@ -15,7 +15,7 @@ import psutil
 from standalone.observer import workers
 from standalone.tritonserver import find
 from tests.kit.haproxy import balancer
-from tests.kit.servers import NO_DRAIN, PORTS, Server, answers_200, environment, free_ports, run, serve_shim
+from tests.kit.servers import NO_DRAIN, PORTS, PROJECT, Server, answers_200, environment, free_ports, run, serve_shim
 
 SUPERVISOR_PORTS = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
 
@@ -58,12 +58,16 @@ def supervise(checkpoint: Path | str, **settings: str) -> contextlib.AbstractCon
 
 @contextlib.contextmanager
 def supervise_at(
-    address: str, ports: Sequence[int], checkpoint: Path | str, settings: Mapping[str, str]
+    address: str,
+    ports: Sequence[int],
+    checkpoint: Path | str,
+    settings: Mapping[str, str],
+    release: Path = PROJECT,
 ) -> Iterator[Server]:
-    """The same where it is wanted."""
+    """The same where it is wanted, of another release too."""
     at = {name: str(port) for name, port in zip(SUPERVISOR_PORTS, ports, strict=True)} | {"TRITON_ADDRESS": address}
-    env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **settings)
-    with run([sys.executable, "-m", "standalone.supervisor"], env, 0, *ports) as server:
+    env = environment(QWEN_MODEL_DIR=str(checkpoint), PYTHONPATH=str(release), **at, **settings)
+    with run([sys.executable, "-m", "standalone.supervisor"], env, 0, *ports, cwd=release) as server:
         server.address = address
         server.wait_for(lambda: server.process.poll() is not None or answers_200(server.healthz), seconds=120)
         assert server.process.poll() is None, server.log

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-import subprocess
-import sys
-import tarfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +13,29 @@ import pytest
 import requests
 from starlette.datastructures import UploadFile
 
-from shim.errors import GenerationError
+from shim.errors import GenerationError, InvalidInput, ShimError
 from shim.reading.edit import edit_of
+from shim.running.faults import Interrupted
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, byte_strings, numbers
-from shim.running.triton import MODEL, refusal
+from shim.running.segments import Segment
+from shim.running.standing import Standing
+from shim.running.triton import MODEL, Triton, refusal
 from shim.settings import Settings
 from tests.kit.answers import pictures, same
-from tests.kit.servers import NO_DRAIN, PROJECT, Server, environment, free_ports, run, serve_shim
+from tests.kit.releases import PREVIOUS, previous
+from tests.kit.servers import Server, serve_shim, serve_shim_of
 from tests.kit.stacks import supervise
 
 UPLOAD = UploadFile(io.BytesIO(b"x"), size=1, filename="a.png")
-PREVIOUS = "dea197eebc53"  # 2.0.0
 IN_SEGMENTS = {"SEGMENT_STEPS": "5"}
 
 
 @pytest.fixture(scope="module")
-def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the release before this one."""
-    archived = subprocess.run(["git", "archive", PREVIOUS], cwd=PROJECT, capture_output=True)
-    if archived.returncode:
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    release = previous(tmp_path_factory.mktemp("releases"))
+    if release is None:
         pytest.skip(f"a copy without its history, or a shallow one: commit {PREVIOUS} is not in it")
-    folder = tmp_path_factory.mktemp("previous")
-    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return folder
-
-
-@pytest.fixture
-def shim_of_the_previous(previous: Path, alone: Server) -> Iterator[Server]:
-    (port,) = free_ports(1)
-    at = {"TRITON_URL": f"http://{alone.triton_http}", "HEALTH_URL": alone.healthz, "PORT": str(port)}
-    env = environment(**at, **NO_DRAIN, **IN_SEGMENTS) | {"PYTHONPATH": str(previous)}
-    with run(["sh", "-c", 'cd "$1" && exec "$0" -m shim', sys.executable, str(previous)], env, port) as shim:
-        shim.wait_ready()
-        yield shim
+    return release
 
 
 def edited_in_segments(shim: Server, picture: bytes) -> Any:
@@ -59,21 +47,35 @@ def edited_in_segments(shim: Server, picture: bytes) -> Any:
 
 
 def test_each_edits_in_segments_with_the_other_of_the_release_before(
-    previous: Path,
-    shim_of_the_previous: Server,
-    alone: Server,
-    sensitive: Callable[[str], Path],
-    photo: Callable[[str], bytes],
+    old: Path, alone: Server, sensitive: Callable[[str], Path], photo: Callable[[str], bytes]
 ) -> None:
-    old_model = {"MODEL_REPOSITORY": str(previous / "model_repository"), "REFERENCE_AREA": "4096"}
-    with serve_shim(f"http://{alone.triton_http}", **IN_SEGMENTS) as today:
+    old_model = {"MODEL_REPOSITORY": str(old / "model_repository"), "REFERENCE_AREA": "4096"}
+    url = f"http://{alone.triton_http}"
+    with serve_shim(url, **IN_SEGMENTS) as today:
         expected = edited_in_segments(today, photo("cat"))
-    assert same(edited_in_segments(shim_of_the_previous, photo("cat")), expected)
+    with serve_shim_of(old, url, {"HEALTH_URL": alone.healthz, **IN_SEGMENTS}) as shim:
+        assert same(edited_in_segments(shim, photo("cat")), expected)
     with (
         supervise(sensitive("plus"), **old_model) as triton,
         serve_shim(f"http://{triton.triton_http}", **IN_SEGMENTS) as shim,
     ):
         assert same(edited_in_segments(shim, photo("cat")), expected)
+        assert isinstance(asyncio.run(refused(triton, named=photo("cat"))), InvalidInput)
+
+
+async def refused(triton: Server, named: bytes) -> Exception:
+    """What a call is answered that names its picture, as the later ones of an edit do."""
+    upload = UploadFile(io.BytesIO(named), size=len(named), filename="a.jpg")
+    (job,) = edit_of([("prompt", "x"), ("image", upload)], "openai", Settings()).jobs()
+    segment = Segment(job, Standing(arrived=time.monotonic(), deadline=time.monotonic() + 60), 4, 1.0, named=True)
+    model = Triton(f"http://{triton.triton_http}", triton.healthz, 2**20)
+    try:
+        await model.run(segment, "edit")
+    except (ShimError, Interrupted) as error:
+        return error
+    finally:
+        await model.close()
+    raise AssertionError("taken without its picture")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Never
 import pytest
 from starlette.datastructures import UploadFile
 
-from shim.errors import GenerationError, ModelNotReady, QueueFull, ShimError
+from shim.errors import GenerationError, InvalidInput, ModelNotReady, QueueFull, ShimError
 from shim.metrics import Metrics
 from shim.reading.edit import Job, edit_of
 from shim.running import segments
@@ -160,6 +160,17 @@ async def test_pictures_that_the_model_has_seen_are_named_and_sent_where_it_forg
     await run.edited(steps="10")
     assert run.triton.spans == [(0, 2), (2, 4), (4, 6), (4, 6), (6, 8), (8, None)]
     assert [segment.named for segment in run.triton.segments] == [False, True, True, False, True, False]
+
+
+async def test_an_older_model_that_misses_the_pictures_which_are_named_is_sent_them() -> None:
+    missed = InvalidInput("image: at least one encoded reference image is needed")
+    run = Run(named, refusing(missed), obey, plan=Plan(2, 0))
+    await run.edited(steps="6")
+    assert run.triton.spans == [(0, 2), (2, 4), (2, 4), (4, None)]
+    assert [segment.named for segment in run.triton.segments] == [False, True, False, False]
+    refused = Run(named, refusing(missed), refusing(missed), plan=Plan(2, 0))
+    with pytest.raises(InvalidInput):
+        await refused.edited(steps="6")
 
 
 async def test_the_source_of_a_mask_is_sent_each_time() -> None:
