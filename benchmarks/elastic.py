@@ -2,6 +2,7 @@
 
 Run: make bench-elastic ARGS=scaling   # 1 → 3 → 1 Tritons, all replaced at once, one killed, a DNS silent for a minute
      make bench-elastic ARGS=rolling   # two Tritons and two shims restarted in turn, again and again
+     make bench-elastic ARGS=mixed     # the release before beside this one, rolled out and back, Tritons and then shims
      make bench-elastic ARGS=long      # a shim is stopped in the middle of a long edit
 
 Real Tritons on 127.0.0.x are found by a DNS of our own, as pods would be; what is not there is a cluster.
@@ -24,8 +25,9 @@ from benchmarks.clients import Clients, Edit, mix, post
 from benchmarks.load import judge, until
 from checkpoints.random_weights import write_checkpoint
 from tests.kit.chart import LEAST, Helm
-from tests.kit.cluster import Dns, Service, rendered_balancer
-from tests.kit.servers import Server, free_ports, serve_shim
+from tests.kit.cluster import Dns, Service, ingress, rendered_balancer
+from tests.kit.releases import previous
+from tests.kit.servers import PROJECT, Server, free_ports, serve_shim_of
 from tests.kit.stacks import SUPERVISOR_PORTS, supervise_at, tritonserver
 from tests.kit.tools import TOOLS
 
@@ -36,8 +38,9 @@ SETTLED_SECONDS = 3.0  # until HAProxy has seen a change of the DNS, and a check
 
 class Cluster:
     def __init__(self, checkpoint: Path, folder: Path, resources: contextlib.ExitStack) -> None:
+        self.folder = folder
         self._checkpoint = checkpoint
-        self._resources = resources
+        self.resources = resources
         self._ports = free_ports(len(SUPERVISOR_PORTS))
         self._number = 10
         self._opened: dict[Server, contextlib.ExitStack] = {}
@@ -51,16 +54,16 @@ class Cluster:
         )
 
     def _open(self, entering: contextlib.AbstractContextManager[Server]) -> Server:
-        opened = self._resources.enter_context(contextlib.ExitStack())
+        opened = self.resources.enter_context(contextlib.ExitStack())
         server = opened.enter_context(entering)
         self._opened[server] = opened
         return server
 
-    async def start_triton(self) -> Server:
+    async def start_triton(self, release: Path = PROJECT) -> Server:
         """In the DNS once it is healthy, as what is not is in it too, and HAProxy looks for itself."""
         self._number += 1
         address = f"127.0.0.{self._number}"
-        entering = supervise_at(address, self._ports, self._checkpoint, SMALL)
+        entering = supervise_at(address, self._ports, self._checkpoint, SMALL, release)
         server = await asyncio.to_thread(self._open, entering)
         self.tritons.append(server)
         self._tell()
@@ -74,11 +77,10 @@ class Cluster:
         self._tell()
         await asyncio.to_thread(self._opened.pop(server).close)
 
-    async def start_shim(self) -> Server:
+    async def start_shim(self, release: Path = PROJECT, **more: str) -> Server:
         url = self.balancer.url
-        entering = serve_shim(
-            url, HEALTH_URL=f"{url}/healthz", DRAIN_SECONDS="300", SEGMENT_STEPS="5", wait_for="/health"
-        )
+        settings = {"HEALTH_URL": f"{url}/healthz", "DRAIN_SECONDS": "300", "SEGMENT_STEPS": "5"} | more
+        entering = serve_shim_of(release, url, settings, wait_for="/health")
         server = await asyncio.to_thread(self._open, entering)
         self.shims.append(server)
         self.service.ports = [shim.port for shim in self.shims]
@@ -116,8 +118,8 @@ def sent_again(shims: list[Server]) -> float:
 
 
 @contextlib.asynccontextmanager
-async def under_load(cluster: Cluster) -> AsyncIterator[Clients]:
-    clients = Clients(cluster.service.url, mix())
+async def under_load(url: str) -> AsyncIterator[Clients]:
+    clients = Clients(url, mix())
     await clients.learn()
     running = asyncio.create_task(clients.closed_loop(CLIENTS))
     try:
@@ -132,7 +134,7 @@ async def scaling(cluster: Cluster, arguments: argparse.Namespace) -> None:
     await cluster.start_shim()
     async with cluster.service.listening():
         await until(lambda: requests.get(f"{cluster.shims[0].url}/ready", timeout=5).status_code == 200, 60)
-        async with under_load(cluster) as clients:
+        async with under_load(cluster.service.url) as clients:
 
             async def step(name: str, again_before: float) -> float:
                 await asyncio.sleep(SETTLED_SECONDS)
@@ -166,7 +168,7 @@ async def rolling(cluster: Cluster, arguments: argparse.Namespace) -> None:
     async with cluster.service.listening():
         await until(lambda: requests.get(f"{cluster.shims[0].url}/ready", timeout=5).status_code == 200, 60)
         again = 0.0
-        async with under_load(cluster) as clients:
+        async with under_load(cluster.service.url) as clients:
             for number in range(arguments.rounds):
                 for server in list(cluster.tritons):
                     await cluster.start_triton()
@@ -179,6 +181,44 @@ async def rolling(cluster: Cluster, arguments: argparse.Namespace) -> None:
                 print(f"{number + 1}: {clients.tally}, {again:.0f} segments sent again", flush=True)
             again += sent_again(cluster.shims)
     print(f"{arguments.rounds} rolling restarts: {clients.tally}, {again:.0f} segments sent again")
+    judge(clients.tally)
+
+
+async def mixed(cluster: Cluster, arguments: argparse.Namespace) -> None:
+    """Behind a proxy that asks for /ready: a shim of 2.0.0 that drains lets go of no client's connection."""
+    old = await asyncio.to_thread(previous, cluster.folder)
+    assert old, "a copy without its history"
+    ports = free_ports(2)
+    proxy = cluster.resources.enter_context(ingress(cluster.folder, *ports))
+    triton, shim = await cluster.start_triton(old), await cluster.start_shim(PORT=str(ports[0]))
+    await until(lambda: requests.get(f"{shim.url}/ready", timeout=5).status_code == 200, 60)
+    await asyncio.sleep(SETTLED_SECONDS)
+    async with under_load(proxy.url) as clients:
+
+        async def together(what: str) -> None:
+            await asyncio.sleep(arguments.together)
+            print(f"{what}: {clients.tally}", flush=True)
+
+        def alone(release: Path) -> str:
+            return "the old one alone" if release == old else "the new one alone"
+
+        for _ in range(arguments.rounds):
+            for release in (PROJECT, old):
+                leaving, triton = triton, await cluster.start_triton(release)
+                await together("an old Triton and a new one")
+                await cluster.stop_triton(leaving)
+                await together(alone(release))
+        new = await cluster.start_triton()
+        await together("an old Triton and a new one")
+        tritonserver(new).kill()
+        await together("the new one killed, and started again")
+        for _ in range(arguments.rounds):
+            for release, port in ((old, ports[1]), (PROJECT, ports[0])):
+                leaving, shim = shim, await cluster.start_shim(release, PORT=str(port))
+                await together("an old shim and a new one")
+                again = sent_again([leaving])
+                await cluster.stop_shim(leaving)
+                await together(f"{alone(release)}; {again:.0f} segments sent again by the other")
     judge(clients.tally)
 
 
@@ -201,15 +241,17 @@ async def long(cluster: Cluster, arguments: argparse.Namespace) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", choices=["scaling", "rolling", "long"])
-    parser.add_argument("--rounds", type=int, default=20)
+    scenarios = {"scaling": scaling, "rolling": rolling, "mixed": mixed, "long": long}
+    parser.add_argument("scenario", choices=scenarios)
+    parser.add_argument("--rounds", type=int, default=20, help="of restarts, or from one release to the other and back")
+    parser.add_argument("--together", type=float, default=20.0, help="seconds in which two releases are mixed")
     parser.add_argument("--silent", type=float, default=60.0, help="seconds without an answer of the DNS")
     parser.add_argument("--n", type=int, default=8, help="outputs of the long edit")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as resources:
         checkpoint = write_checkpoint(Path(name) / "plus", "plus", sensitive=True)
         cluster = Cluster(checkpoint, Path(name), resources)
-        await {"scaling": scaling, "rolling": rolling, "long": long}[arguments.scenario](cluster, arguments)
+        await scenarios[arguments.scenario](cluster, arguments)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,37 @@ async def _pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
         sink.close()
 
 
+INGRESS = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 320s
+    timeout server 320s
+    timeout check 2s
+frontend edits
+    bind "127.0.0.1:${PORT}"
+    http-request return status 200 if { path /up }
+    default_backend shims
+backend shims
+    option httpchk GET /ready
+    default-server check inter 500ms fall 2 rise 1
+"""
+
+
+@contextlib.contextmanager
+def ingress(folder: Path, *ports: int) -> Iterator[Server]:
+    """A proxy that asks the shims there for their /ready, and whose clients' connections are not theirs."""
+    (port,) = free_ports(1)
+    configuration = folder / "ingress.cfg"
+    servers = [f"    server shim-{number} 127.0.0.1:{number}\n" for number in ports]
+    configuration.write_text(INGRESS + "".join(servers))
+    program = find_program("haproxy")
+    assert program
+    with run([program, "-db", "-f", str(configuration)], environment(PORT=str(port)), port) as proxy:
+        proxy.wait_ready(path="/up")
+        yield proxy
+
+
 @contextlib.contextmanager
 def rendered_balancer(
     manifests: list[Manifest], dns: Dns, folder: Path, *, triton_port: int, health_port: int
