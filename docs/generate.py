@@ -109,7 +109,27 @@ def tables() -> dict[str, Iterable[tuple[str, ...]]]:
     """The rows of every table by what it is called where it is to be written."""
     settings = {f"settings of {readers}": settings_rows(each) for readers, each in sections().items()}
     fields = [("field", "values", "default"), *markdown_rows()]
-    return {**settings, "the fields of an edit": fields, "the values of the chart": chart_values.rows()}
+    return {
+        **settings,
+        "the fields of an edit": fields,
+        "the values of the chart": chart_values.rows(),
+        "the presets of quality": quality_rows(),
+    }
+
+
+def quality_rows() -> Iterator[tuple[str, ...]]:
+    """What each preset is, and what it costs with the two usual numbers of steps."""
+    model_settings(PROJECT / "model_repository")  # the model's package can be imported from now on
+    from qwen_edit.families.quality import QUALITIES, Quality, quality_of
+    from qwen_edit.forward.skipping import computed
+    from qwen_edit.settings import OFF
+
+    usual = (40, 50)
+    yield "`quality`", "steps, of the model's own", "step cache", *(f"forwards of {steps}" for steps in usual)
+    for word, (share, cache) in QUALITIES.items():
+        chosen = [quality_of(word, Quality(steps, OFF), most_steps=100) for steps in usual]
+        costs = [f"{computed(0, each.steps, each.steps, cache)} for {each.steps} steps" for each in chosen]
+        yield f"`{word}`", f"× {share}", f"`{cache}`", *costs
 
 
 def with_tables(document: str) -> str:

@@ -71,13 +71,15 @@ async def _nobody(event: Event) -> None:
 
 
 def _answer(edit: Edit, outputs: list[Output], seconds: float) -> Response:
-    width, height = outputs[0].size
+    first = outputs[0]
+    width, height = first.size
     rest = {
         "created": int(time.time()),
         "size": f"{width}x{height}",
         "output_format": edit.output_format,
         "background": "transparent" if any(out.background == "transparent" for out in outputs) else "opaque",
-        **({"num_inference_steps": outputs[0].steps} if edit.steps else {}),
+        **({"quality": first.quality} if first.quality else {}),
+        **({"num_inference_steps": first.steps} if edit.steps or first.quality else {}),
         "usage": usage(outputs, len(edit.images), seconds),
     }
     items = [piece for output in outputs for piece in (b", ", *_item(output, seconds))][1:]

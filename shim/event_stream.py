@@ -120,7 +120,7 @@ class EventStream(Response):
             "type": name,
             "created_at": int(time.time()),
             "size": f"{size[0]}x{size[1]}",
-            "quality": "auto",
+            "quality": event.quality or "auto",
             "background": background,
             "output_format": self._run.edit.output_format,
             **more,

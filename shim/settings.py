@@ -132,6 +132,13 @@ class Settings:
     max_jobs_per_request: int = setting(
         "MAX_JOBS_PER_REQUEST", integer(1, 160), 4, "How many edits of one request are with Triton at a time."
     )
+    quality_presets: bool = setting(
+        "QUALITY_PRESETS",
+        boolean,
+        False,
+        "true: the field `quality` chooses steps and step cache of an edit that does not name them, by the table in "
+        "docs/api.md. false: it changes nothing.",
+    )
     segment_steps: int = setting(
         "SEGMENT_STEPS",
         integer(0, 1000),

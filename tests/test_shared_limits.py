@@ -8,7 +8,7 @@ import re
 import pytest
 from qwen_edit import request, settings
 from qwen_edit.conditioning import texts
-from qwen_edit.families import asked, family
+from qwen_edit.families import asked, family, quality
 from qwen_edit.loading import identity
 from qwen_edit.pictures import images, regions
 
@@ -16,7 +16,7 @@ from shim import context, health, limits
 from shim.app import EDIT_PATHS
 from shim.openapi.description import describe
 from shim.reading import fields
-from shim.reading.kinds import Steps
+from shim.reading.kinds import Quality, Steps
 from shim.reading.pictures import FORMATS
 from shim.settings import Settings
 from tests.kit.servers import PROJECT
@@ -58,6 +58,11 @@ def test_the_version_is_the_same_in_the_shim_and_in_the_model() -> None:
 def test_the_fewest_steps_that_the_shim_passes_on_are_the_models() -> None:
     assert isinstance(fields.STEPS.kind, Steps)
     assert fields.STEPS.kind.low == request.MIN_STEPS
+
+
+def test_the_words_for_quality_that_the_shim_passes_on_are_the_models() -> None:
+    assert isinstance(fields.QUALITY.kind, Quality)
+    assert fields.QUALITY.kind.allowed == (settings.AUTO, *quality.QUALITIES)
 
 
 def test_a_request_id_that_the_shim_takes_is_one_that_the_model_logs_whole() -> None:

@@ -60,7 +60,10 @@ def schemas() -> dict[str, Schema]:
         "Model": model,
         "Models": _object(object={"const": "list"}, data={"type": "array", "items": model}),
         "Images": _object(
-            {"num_inference_steps": {**count, "description": "Steps made, where they were asked for."}},
+            {
+                "num_inference_steps": {**count, "description": "Steps made, where they or a quality were asked for."},
+                "quality": {**text, "description": "The preset that was made, where one was asked for."},
+            },
             created=count,
             data={
                 "type": "array",

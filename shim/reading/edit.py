@@ -33,7 +33,7 @@ from shim.settings import Settings
 CLASSIC_SIDE = 1024  # pixels
 # Of the model, and its parameters, that are named as the client names them.
 TENSORS = (
-    *("prompt", "negative_prompt", "mask", "markup", "size", "seed", "background", "cache"),
+    *("prompt", "negative_prompt", "mask", "markup", "size", "seed", "background", "cache", "quality"),
     *("layers", "resolution", "n", "output_format"),
 )
 
@@ -57,7 +57,8 @@ class Edit:
     output_format: str
     output_compression: int
     background: str  # auto, opaque or transparent
-    cache: str  # preset of the step cache; auto: the model's own
+    cache: str  # preset of the step cache; auto: the quality's, or the model's own
+    quality: str  # by which the model chooses steps and cache that are not named; auto: its own
     layers: int | None  # that the picture is taken apart into; None: the model's default, if it makes any
     resolution: int | None  # likewise, at which
     most_layers: int  # of each job, so that the request has no more outputs than it may
@@ -155,6 +156,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
         output_compression=given[fields.OUTPUT_COMPRESSION],
         background=_background(given),
         cache=given[fields.CACHE],
+        quality=given[fields.QUALITY],
         layers=given[fields.LAYERS],
         resolution=given[fields.RESOLUTION],
         most_layers=settings.max_outputs_per_request // max(1, len(images) if dialect == "classic" else 1),

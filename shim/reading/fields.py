@@ -19,6 +19,7 @@ from shim.reading.kinds import (
     Limit,
     Number,
     OneOf,
+    Quality,
     Schema,
     Seed,
     Size,
@@ -164,6 +165,12 @@ CACHE: Field[str] = Field(
     "The step cache: `mild` makes about two thirds of the forwards of more than 8 steps. `auto` is the server's.",
     note="`mild` makes about two thirds of the forwards of more than 8 steps; `auto` is the server's `STEP_CACHE`",
 )
+QUALITY: Field[str] = Field(
+    "quality",
+    Quality(("auto", "low", "medium", "high", "max"), also={"standard": "medium", "hd": "high"}),
+    "auto",
+    note="with `QUALITY_PRESETS`, [below](#quality); else whatever it says, it changes nothing",
+)
 LAYERS: Field[int | None] = Field(
     "layers",
     Integer(2, 10),
@@ -190,7 +197,7 @@ CHECKED: tuple[Field[object], ...] = (
 )
 IGNORED: tuple[Field[object], ...] = tuple(
     Field(name, Anything(), None, obeyed=False)
-    for name in ("model", "user", "quality", "input_fidelity", "moderation", "safety_identifier", "complexity")
+    for name in ("model", "user", "input_fidelity", "moderation", "safety_identifier", "complexity")
 )
 UNSUPPORTED = {
     "svg": "SVG output is not supported",
@@ -209,6 +216,7 @@ OBEYED: tuple[Pictures | Field[object], ...] = (
         BACKGROUND,
         RESPONSE_FORMAT,
         CACHE,
+        QUALITY,
         LAYERS,
         RESOLUTION,
         STREAM,

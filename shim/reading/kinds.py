@@ -202,6 +202,19 @@ class Choice(Kind[str]):
 
 
 @dataclass(frozen=True)
+class Quality(Choice):
+    """Where this server has no presets any word will do, and is the first: whoever never noticed keeps sending it."""
+
+    def read(self, name: str, value: str, settings: Settings) -> str:
+        return super().read(name, value, settings) if settings.quality_presets else self.allowed[0]
+
+    def schema(self, settings: Settings) -> Schema:
+        if not settings.quality_presets:
+            return {"type": "string", "description": "Changes nothing on this server."}
+        return {**super().schema(settings), "description": "Steps and step cache, where none are named."}
+
+
+@dataclass(frozen=True)
 class Text(Kind[str]):
     """Line ends are normalised, as browsers and Node rewrite them in forms."""
 

@@ -36,6 +36,7 @@ class Output:
     index: int  # among those of the request
     layer: int | None  # from the bottom up, of a picture that was taken apart
     caption: str  # of a picture that came without a prompt
+    quality: str  # that was asked for and made; empty: none
     picture: bytes  # base64
     size: tuple[int, int]  # width, height
     background: str  # OpenAI's word: opaque or transparent
@@ -57,6 +58,7 @@ class Partial:
     job: Job
     index: int
     image: npt.NDArray[np.uint8]
+    quality: str
 
 
 Event = Advanced | Partial | Output
@@ -148,6 +150,7 @@ class EditRun:
                 index=job.index * count + number,
                 layer=number if edited.layered else None,
                 caption=edited.caption,
+                quality=edited.quality,
                 picture=await self.encoded(image, alpha),
                 size=size_of(image),
                 background="transparent" if alpha is not None and self.edit.shows_alpha else "opaque",
@@ -163,7 +166,7 @@ class EditRun:
         self._done[job.index], self._steps = outcome.step, outcome.steps
         await tell(Advanced(sum(self._done), self._steps * len(self._jobs)))
         if outcome.preview is not None:
-            await tell(Partial(job, self._partials[job.index], outcome.preview))
+            await tell(Partial(job, self._partials[job.index], outcome.preview, outcome.quality))
             self._partials[job.index] += 1
 
     def _where(self) -> str:

@@ -54,6 +54,7 @@ class Outcome:
     history: History | None = None  # of one that stopped before a step that the model's step cache spares
     layers: npt.NDArray[np.uint8] | None = None  # (layers, H, W, 4) from the bottom up, instead of the image
     caption: str = ""  # that the model wrote in the place of an empty prompt
+    quality: str = ""  # the word that its steps and cache stand for, where the caller said it
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Edited:
     pictures: tuple[Rendered, ...]  # one, or layers from the bottom up
     layered: bool
     caption: str
+    quality: str
     steps: int
     seed: int
     timings: dict[str, Any]
@@ -185,7 +187,8 @@ class Runner:
             outcomes.append(_without_pixels(outcome))
             if pictures := _pictures(outcome):
                 layered, caption = outcome.layers is not None, outcome.caption or segment.caption
-                return Edited(pictures, layered, caption, outcome.steps, outcome.seed, _timings(outcomes))
+                told = layered, caption, outcome.quality, outcome.steps, outcome.seed
+                return Edited(pictures, *told, _timings(outcomes))
             if outcome.step not in self.plan.partials(outcome.steps):
                 outcome = replace(outcome, preview=None)
             segment = segment.following(outcome)

@@ -165,6 +165,7 @@ def wishes(segment: Segment) -> dict[str, str | int | bool]:
         "usual_size": True if edit.usual_size and edit.size is not None else None,
         "background": "transparent" if edit.background == "transparent" else None,
         "cache": edit.cache if edit.cache != "auto" else None,
+        "quality": edit.quality if edit.quality != "auto" else None,
         "history": segment.history.name if segment.history is not None else None,
     }
     return {name: wish for name, wish in wished.items() if wish is not None}
@@ -245,6 +246,7 @@ def _parse(tensors: Tensors) -> Outcome:
         history=History(name, velocity) if name and velocity is not None else None,
         layers=tensors.get("layers"),
         caption=str(timings.pop("caption", "")),
+        quality=str(timings.pop("quality", "")),
     )
 
 

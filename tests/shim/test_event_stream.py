@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
 import pytest
@@ -116,6 +116,21 @@ def test_a_stream_is_partial_images_and_a_completed_one(edit: Edit) -> None:
     assert done["usage"]["input_tokens_details"] == {"text_tokens": 5, "image_tokens": 7}
     assert done["usage"]["output_tokens_details"] == {"text_tokens": 0, "image_tokens": 9}
     assert isinstance(done["created_at"], int)
+
+
+def test_the_quality_that_was_made_is_told_in_all_events_and_in_a_whole_answer(
+    edit: Edit, triton: ScriptedTriton
+) -> None:
+    async def as_asked(segment: Segment) -> Outcome:
+        return replace(await obey(segment), quality="low")
+
+    triton.script = [as_asked] * 4
+    stream = parse(edit(partial_images="1").text)
+    assert [data["quality"] for _, data in stream.frames] == ["low", "low"]
+    triton.script = [as_asked] * 4
+    whole = edit(stream="false").json()
+    assert (whole["quality"], whole["num_inference_steps"]) == ("low", STEPS)
+    assert not {"quality", "num_inference_steps"} & set(edit(stream="false").json())
 
 
 def test_without_partial_images_there_is_progress_only(edit: Edit) -> None:

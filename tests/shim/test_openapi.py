@@ -120,6 +120,13 @@ def test_words_are_accepted_exactly_as_documented(description: dict[str, Any]) -
             assert refused(name, "?") == bool(words)
 
 
+def test_the_words_for_quality_are_in_it_where_they_mean_something(description: dict[str, Any]) -> None:
+    assert "enum" not in body(description, MULTIPART)["properties"]["quality"]
+    presets = describe(Settings(quality_presets=True), EDIT_PATHS)
+    assert body(presets, MULTIPART)["properties"]["quality"]["enum"] == ["auto", "low", "medium", "high", "max"]
+    assert None in body(presets, JSON)["properties"]["quality"]["enum"]
+
+
 def test_limits_and_hosts_are_the_settings() -> None:
     settings = Settings(
         max_steps=7, max_references=2, max_side=128, max_pixels=9000, allowed_image_hosts=("a.example",)

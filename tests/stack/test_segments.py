@@ -166,6 +166,16 @@ def test_one_whose_triton_never_comes_back_ends_at_the_time_limit(stack: Server,
         assert time.monotonic() - started >= 2
 
 
+def test_a_word_for_quality_reaches_a_model_that_has_no_other_steps(alone: Server, whole: Server, photo: Photo) -> None:
+    with serve_shim(f"http://{alone.triton_http}", QUALITY_PRESETS="true", SEGMENT_STEPS="1") as shim:
+        usual = SMALL | {"num_inference_steps": ""}
+        answer = requests.post(
+            f"{shim.url}{EDITS}", data=usual | {"quality": "max"}, files={"image": photo("cat")}, timeout=60
+        ).json()
+    assert [item["b64_json"] for item in answer["data"]] == edit(whole, photo("cat"), num_inference_steps="")
+    assert not {"quality", "num_inference_steps"} & set(answer)
+
+
 def test_the_step_cache_makes_one_picture_in_segments_and_in_one_piece(
     alone: Server, segmented: Server, whole: Server, photo: Photo
 ) -> None:

@@ -190,6 +190,24 @@ def test_the_image_tensors_field_is_the_clients(dialect: Dialect, param: str) ->
 
 
 @pytest.mark.parametrize(
+    ("word", "quality"),
+    [
+        *(("low", "low"), ("Medium", "medium"), ("high", "high"), ("max", "max"), ("auto", "auto"), (" ", "auto")),
+        *(("standard", "medium"), ("hd", "high")),
+    ],
+)
+def test_a_word_for_quality_is_read_where_there_are_presets(word: str, quality: str) -> None:
+    assert edit(settings=Settings(quality_presets=True), quality=word).quality == quality
+    assert edit(settings=Settings(), quality=word).quality == "auto"
+
+
+def test_another_word_for_quality_is_refused_only_where_there_are_presets() -> None:
+    param, message = refusal(settings=Settings(quality_presets=True), quality="ultra")
+    assert (param, message) == ("quality", "quality must be one of auto, low, medium, high, max, got 'ultra'")
+    assert edit(quality="ultra").quality == "auto"
+
+
+@pytest.mark.parametrize(
     "texts",
     [
         {"model": "gpt-image-1", "user": "u", "quality": "auto", "input_fidelity": "high", "moderation": "low"},

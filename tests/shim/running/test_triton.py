@@ -94,9 +94,9 @@ def upload(data: bytes) -> UploadFile:
 PLAIN: list[Part] = [("prompt", "p"), ("image", upload(b"x"))]
 
 
-def segment_of(parts: list[Part]) -> Segment:
+def segment_of(parts: list[Part], settings: Settings | None = None) -> Segment:
     """The first job's first segment."""
-    edit = edit_of(parts, "openai", Settings())
+    edit = edit_of(parts, "openai", settings or Settings())
     return Segment(edit.jobs()[0], Standing(arrived=1.5, deadline=291.5), edit.steps, edit.true_cfg_scale)
 
 
@@ -140,6 +140,16 @@ async def test_a_calls_parameters_are_of_the_moment_at_which_it_is_sent() -> Non
     assert 5 <= told["age"] < 30
     assert 30 < told["time_left"] <= 60
     assert told["caller"] == "me"
+
+
+@pytest.mark.parametrize(("word", "told"), [("hd", "high"), ("low", "low"), ("auto", None)])
+async def test_a_word_for_quality_goes_with_every_segment(
+    triton_server: HttpTriton, triton: Triton, word: str, told: str | None
+) -> None:
+    segment = segment_of([*PLAIN, ("quality", word)], Settings(quality_presets=True))
+    first = await triton.run(segment, "e")
+    await triton.run(segment.following(first), "e")
+    assert [call.get("quality") for call in triton_server.parameters] == [told, told]
 
 
 @pytest.mark.parametrize(
@@ -333,11 +343,18 @@ def test_an_answer_is_read() -> None:
     body, headers = answered(**COMMON, latents=LATENTS, preview_image=np.zeros((4, 5, 3), np.uint8))
     answer = outcome(body, headers, segment_of(PLAIN))
     assert (answer.step, answer.steps, answer.true_cfg_scale, answer.seed, answer.timings) == (1, 2, 1.0, 7, {})
+    assert answer.quality == ""
     assert answer.image is None
     assert answer.latents is not None
     assert answer.latents.shape == (3, 2)
     assert answer.preview is not None
     assert answer.preview.shape == (4, 5, 3)
+
+
+def test_the_quality_that_the_model_made_is_no_figure_of_time() -> None:
+    body, headers = answered(**COMMON | {"timings": np.array([b'{"quality": "low"}'], np.object_)}, latents=LATENTS)
+    answer = outcome(body, headers, segment_of(PLAIN))
+    assert (answer.quality, answer.timings) == ("low", {})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.layering import ASKED
-from qwen_edit.settings import STEP_CACHES
+from qwen_edit.families.quality import checked
+from qwen_edit.settings import AUTO, STEP_CACHES
 
 MAX_SECONDS = 3600.0  # an edit counts as no older, and a caller as waiting no longer
 MAX_ORDER_SECONDS = 86_400.0
@@ -34,7 +35,8 @@ class Hints:
     pictures: tuple[bytes, ...] = ()  # SHA-256 of the reference images of a continued edit, instead of their bytes
     siblings: int = 1  # edits of the same request, this one included, that are taken or refused together
     transparent: bool = False  # the background that is asked for
-    cache: str | None = None  # preset of the step cache; None: the server's
+    cache: str | None = None  # preset of the step cache; None: the quality's, or the server's
+    quality: str = AUTO  # see families/quality.py
     history: str = ""  # what an earlier answer said of its `history`
     layering: Mapping[str, object] = field(default_factory=dict)  # what was given of these, see families/layering.py
 
@@ -57,6 +59,7 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         siblings=math.ceil(_siblings(given) / instances),
         transparent=_background(given) == "transparent",
         cache=_cache(given),
+        quality=checked(given.get("quality", AUTO)),
         history=str(given.get("history", "")),
         layering={name: given[name] for name in ASKED if name in given},
     )

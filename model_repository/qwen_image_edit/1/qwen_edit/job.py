@@ -181,6 +181,7 @@ class Job:
             "named": True,  # a continued call may name its pictures
             "order": round(self.place - time.monotonic(), 6),
             **({"caption": self.prepared.caption} if self.prepared.caption else {}),
+            **({"quality": self.request.quality} if self.request.quality else {}),
             "text_tokens": self.prepared.prompt.tokens,
             "image_tokens": sum(reference_tokens),
             "output_tokens": output_tokens,

@@ -16,6 +16,7 @@ from qwen_edit.errors import BadRequest, shown
 from qwen_edit.families.asked import size_asked_for
 from qwen_edit.families.family import Size
 from qwen_edit.families.layering import Layering, layering_of
+from qwen_edit.families.quality import Quality, quality_of
 from qwen_edit.families.wording import plain, worded
 from qwen_edit.forward.resumed import left_by
 from qwen_edit.forward.skipping import computed, plan_at
@@ -97,6 +98,7 @@ class EditRequest:
     history: npt.NDArray[np.float32] | None = None  # (tokens, channels): the velocity that `start_step` goes on with
     layering: Layering | None = None  # None: pictures are edited
     markup: bytes | None = None  # encoded: a drawing over the first reference image
+    quality: str = ""  # the word that steps and cache stand for, where the caller said it
 
     @property
     def guided(self) -> bool:
@@ -126,12 +128,14 @@ def parse(
     `now` is what the monotonic clock says.
     """
     values = {name: _unbatched(name, tensor) for name, tensor in tensors.items()}
-    asked = _integer(values, "num_inference_steps", defaults.num_inference_steps, MIN_STEPS, limits.steps)
+    own = Quality(defaults.fixed_steps or defaults.num_inference_steps, defaults.cache)
+    quality = own if defaults.fixed_steps else quality_of(hints.quality, own, limits.steps)
+    asked = _integer(values, "num_inference_steps", quality.steps, MIN_STEPS, limits.steps)
     steps = defaults.fixed_steps or asked
     start, stop = _segment(values, steps)
     if start > 0 and "seed" not in values:
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
-    cache = hints.cache or defaults.cache
+    cache = hints.cache or quality.cache
     latents, history = left_by(values, start, plan=plan_at(start, steps, cache), history_of=hints.history)
     told = float(values["arrival"][0]) if "arrival" in values and hints.age is None else None
     age = hints.age if told is None else age_of(told, unix_now)
@@ -141,6 +145,7 @@ def parse(
     images = () if pictures else _images(values, defaults.references)
     layering = layering_of(hints.layering, defaults.layers, values)
     prompt = _prompt(values, may_be_empty=defaults.captions)
+    width, height = map(int, values.get("size", (0, 0)))
     request_id = request_id or secrets.token_hex(8)
     return EditRequest(
         id=printable(request_id),
@@ -150,7 +155,7 @@ def parse(
         negative_prompt=_text(values, "negative_prompt", defaults.negative_prompt),
         mask=_picture(values, "mask"),
         markup=_markup(values),
-        size=_size(values, limits),
+        size=size_asked_for(width, height, limits),
         num_inference_steps=steps,
         true_cfg_scale=_number(values, "true_cfg_scale", defaults.true_cfg_scale, 0.0, MAX_TRUE_CFG_SCALE),
         seed=_integer(values, "seed", secrets.randbelow(2**32), 0, MAX_SEED),
@@ -168,6 +173,7 @@ def parse(
         cache=cache,
         history=history,
         layering=layering,
+        quality=quality.made(steps, cache),
     )
 
 
@@ -249,11 +255,6 @@ def _markup(values: Mapping[str, Array]) -> bytes | None:
 
 def _picture(values: Mapping[str, Array], name: str) -> bytes | None:
     return _bytes(name, values[name][0]) or None if name in values else None
-
-
-def _size(values: Mapping[str, Array], limits: Limits) -> Size | None:
-    width, height = values.get("size", (0, 0))
-    return size_asked_for(int(width), int(height), limits)
 
 
 def _segment(values: Mapping[str, Array], steps: int) -> tuple[int, int]:
