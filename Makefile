@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-quick test-images faults check docs demo-checkpoint clean
+.PHONY: help serve test test-quick test-images test-clients faults check docs demo-checkpoint clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +41,10 @@ faults: $(VENV)/.test  ## the fault tests at full length, and kills and overload
 test-images: $(VENV)/.test  ## build both images over stand-in bases and send an edit through them: as root, minutes, 25 GB
 	$(VENV)/bin/python -m tests.kit.tools images
 	$(VENV)/bin/python -m pytest -s tests/images/both_images.py
+
+test-clients: $(VENV)/.test  ## run applications against the server and record what they send: minutes, 2 GB
+	$(VENV)/bin/python -m tests.kit.tools clients
+	CI=1 $(VENV)/bin/python -m pytest tests/clients/real/*_client.py
 
 bench-engine:  ## the engine against stock diffusers: make bench-engine ARGS="--checkpoint medium --sizes 64"
 bench-load:  ## load and faults on a whole server: make bench-load ARGS=kills

@@ -121,7 +121,7 @@ def tool() -> Callable[..., Path]:
 
     def tool(name: str, *path: str) -> Path:
         if not tools.is_installed(name):
-            missing(f"{name} is not installed: python -m tests.kit.tools")
+            missing(f"{name} is not installed: python -m tests.kit.tools{' clients' * (name in tools.CLIENTS)}")
         return tools.TOOLS.joinpath(name, *path)
 
     return tool

