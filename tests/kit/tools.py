@@ -85,6 +85,19 @@ def debian_packages(name: str) -> Callable[[Path], None]:
     return lambda folder: unpack_debian(folder, *(LISTS / f"{name}.txt").read_text().split())
 
 
+def perf_analyzer(folder: Path) -> None:
+    """Triton's, as wheels of its client carried it, and the libraries that it is linked against."""
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        download_wheels("perf_analyzer", Path(temporary))
+        for wheel in Path(temporary).glob("*.whl"):
+            shutil.unpack_archive(wheel, temporary, "zip")
+        unpack_debian(Path(temporary), "libb64-0d")
+        for name in ("perf_analyzer", "libcudart.so.12", "libb64.so.0d"):
+            shutil.copy(next(Path(temporary).rglob(name)), folder)
+    (folder / "perf_analyzer").chmod(0o755)
+
+
 Recipe = tuple[Path, Callable[[Path], None]]  # what it is made of, and how
 
 ENVIRONMENTS: dict[str, Recipe] = {
@@ -103,6 +116,8 @@ ENVIRONMENTS: dict[str, Recipe] = {
 CLIENTS: dict[str, Recipe] = {
     "pydantic_ai": (LISTS / "pydantic_ai.txt", python_environment("pydantic_ai")),
     "ai_sdk": (LISTS / "ai_sdk.json", node_environment("ai_sdk")),
+    "litellm_proxy": (LISTS / "litellm_proxy.txt", python_environment("litellm_proxy")),
+    "perf_analyzer": (LISTS / "perf_analyzer.txt", perf_analyzer),
 }
 RECIPES = ENVIRONMENTS | CLIENTS
 # Debian's package → its program

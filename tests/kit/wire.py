@@ -178,7 +178,8 @@ class Tee(socketserver.ThreadingTCPServer):
         host, _, port = address.rpartition(":")
         self.upstream = host, int(port)
         self.connections: list[Connection] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://{self.address}"
 
     @property
     def exchanges(self) -> list[Exchange]:
