@@ -13,14 +13,18 @@ from hypothesis import strategies as st
 from tests.faults.bad_pictures import pictures, sound
 from tests.faults.calls import Call, Malformed, Posted
 
+Fields = tuple[tuple[str, str], ...]
+
 BOUNDARY = "----b0undary"
 # Small and quick, where a bad input happens to be a good one.
 EASY = (("prompt", "x"), ("size", "64x64"), ("steps", "2"))
+EASY_LAYERS = (("prompt", "x"), ("layers", "2"), ("steps", "2"))  # of a model that takes pictures apart
 NAMES = (
     *("prompt", "negative_prompt", "n", "size", "num_inference_steps", "steps", "sampling_steps", "true_cfg_scale"),
     *("cfg_scale", "cfg", "seed", "output_format", "output_compression", "response_format", "stream"),
     *("partial_images", "guidance_scale", "output_type", "max_sequence_length", "background", "url", "url[]", "image"),
     *("image[]", "images", "images[]", "mask", "image[0]", "svg[x]", "markup", "model", "user", "", "\0", "x" * 3000),
+    *("layers", "resolution"),
 )
 PICTURES = ("image", "image[]", "images", "mask", "mask[]", "images[]", "image[1]", "prompt", "x")
 STRANGE = (
@@ -64,28 +68,28 @@ def form(kind: str, parts: list[bytes], headers: tuple[tuple[str, str], ...] = (
     return Posted(kind, joined(parts), f"multipart/form-data; boundary={BOUNDARY}", headers)
 
 
-def easy_parts() -> list[bytes]:
-    return [part(name, value.encode()) for name, value in EASY]
+def easy_parts(easy: Fields = EASY) -> list[bytes]:
+    return [part(name, value.encode()) for name, value in easy]
 
 
 HEADERS = st.sampled_from(((), (("api-key", "k"),), (("x-stainless-lang", "js"),), (("authorization", "Bearer \xff"),)))
 
 
 @st.composite
-def bad_pictures_in_a_form(draw: st.DrawFn) -> Call:
+def bad_pictures_in_a_form(draw: st.DrawFn, easy: Fields = EASY) -> Call:
     names = st.sampled_from(("image", "images", "mask", "image[]"))
     uploads = draw(st.lists(st.tuples(names, pictures()), min_size=1, max_size=3))
     parts = [part(name, data, "a.png") for name, data in uploads]
-    return form("pictures", [*easy_parts(), *parts], draw(HEADERS))
+    return form("pictures", [*easy_parts(easy), *parts], draw(HEADERS))
 
 
 @st.composite
-def bad_fields(draw: st.DrawFn) -> Call:
+def bad_fields(draw: st.DrawFn, easy: Fields = EASY) -> Call:
     given = draw(st.lists(st.tuples(st.sampled_from(NAMES), values()), min_size=1, max_size=6))
     texts = [part(name, value.encode("utf-8", "replace")) for name, value in given]
     uploads = draw(st.lists(st.sampled_from(PICTURES), max_size=3))
     files = [part(name, draw(st.sampled_from(sound())), draw(st.sampled_from(("a", "", "\0"))), "") for name in uploads]
-    return form("fields", draw(st.permutations([*easy_parts(), *texts, *files])), draw(HEADERS))
+    return form("fields", draw(st.permutations([*easy_parts(easy), *texts, *files])), draw(HEADERS))
 
 
 @functools.cache

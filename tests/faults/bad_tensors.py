@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 from hypothesis import strategies as st
@@ -42,7 +43,14 @@ STRANGE_TEXTS = (
 )
 IDS = st.text(st.characters(codec="utf-8", exclude_characters="/."), max_size=30)  # they are echoed; see calls.LEAKS
 CELL, CHANNELS = 16, 64  # of 64 x 64 pixels: their latents are (16, 64)
+PARAMETERS = (
+    *("layers", "resolution", "n", "most_layers", "output_format", "opaque", "usual_size", "siblings", "caller"),
+    *("age", "time_left", "order", "pictures", "background", "cache", "history", "about", "x", "x" * 99),
+)  # an empty name, and one that begins with NUL, is answered with 500 by Triton 24.10 itself
 OTHER_TYPES = ("BYTES", "INT32", "INT64", "FP32", "FP16", "UINT8", "BOOL", "BF16", "FOO", "")
+
+
+Good = Callable[[bytes], dict[str, Tensor]]  # the tensors of an edit of this picture
 
 
 def good(picture: bytes) -> dict[str, Tensor]:
@@ -52,6 +60,11 @@ def good(picture: bytes) -> dict[str, Tensor]:
         "size": ("size", "INT32", (1, 2), struct.pack("<2i", 64, 64)),
         "num_inference_steps": ("num_inference_steps", "INT32", (1, 1), struct.pack("<i", 2)),
     }
+
+
+def good_layers(picture: bytes) -> dict[str, Tensor]:
+    """Of a model that takes pictures apart."""
+    return {name: tensor for name, tensor in good(picture).items() if name != "size"}
 
 
 @st.composite
@@ -102,7 +115,7 @@ def wrong(draw: st.DrawFn) -> Tensor:
 
 
 @st.composite
-def edits(draw: st.DrawFn) -> tuple[Tensor, ...]:
+def edits(draw: st.DrawFn, good: Good = good) -> tuple[Tensor, ...]:
     tensors = good(draw(st.sampled_from(sound())))
     for tensor in draw(
         st.lists(st.one_of(numbers(), numbers(), strings(), files(), latents(), wrong()), min_size=1, max_size=4)
@@ -116,8 +129,17 @@ def edits(draw: st.DrawFn) -> tuple[Tensor, ...]:
     return tuple(listed)
 
 
-def bad_tensors_over_http() -> st.SearchStrategy[Call]:
-    return st.builds(lambda tensors, name: Inferred("tensors, http", tensors, name), edits(), IDS)
+def parameters() -> st.SearchStrategy[dict[str, int | bool | str]]:
+    strange: tuple[int | bool | str, ...] = (*LONG, True, False, "2", "640", "", "auto", "jpeg", "NaN", "1e400", "\0")
+    values = st.one_of(st.sampled_from(strange), st.sampled_from(("x" * 100_000, "a" * 64)), st.text(max_size=20))
+    return st.dictionaries(st.sampled_from(PARAMETERS), values, max_size=3)
+
+
+def bad_tensors_over_http(good: Good = good) -> st.SearchStrategy[Call]:
+    return st.builds(
+        lambda tensors, name, given: Inferred("tensors, http", tensors, name, tuple(given.items())),
+        edits(good), IDS, parameters(),
+    )  # fmt: skip
 
 
 def bad_tensors_over_grpc() -> st.SearchStrategy[Call]:

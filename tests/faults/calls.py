@@ -114,15 +114,15 @@ class Inferred(Call):
 
     tensors: tuple[Tensor, ...]
     request_id: str = ""
+    parameters: tuple[tuple[str, int | bool | str], ...] = ()
 
     def send(self, server: Server) -> Answer:
         described = [
             {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
             for name, datatype, shape, data in self.tensors
         ]
-        header = json.dumps(
-            {"id": self.request_id, "inputs": described, "parameters": {"binary_data_output": True}}
-        ).encode()
+        parameters = {"binary_data_output": True, **dict(self.parameters)}
+        header = json.dumps({"id": self.request_id, "inputs": described, "parameters": parameters}).encode()
         return infer(server.triton_http_port, header, b"".join(data for *_, data in self.tensors))
 
     def problem(self, answer: Answer) -> str | None:

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.faults.bad_http import bad_http
-from tests.faults.bad_inputs import bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
-from tests.faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http
+from tests.faults.bad_inputs import EASY_LAYERS, bad_fields, bad_forms, bad_infer_json, bad_json, bad_pictures_in_a_form
+from tests.faults.bad_tensors import bad_tensors_over_grpc, bad_tensors_over_http, good_layers
 from tests.faults.calls import SECONDS, Answer, Call, close_connections
 from tests.faults.watchers import Bystander, SlowClients, Usage, median_usage, usage
 from tests.kit.haproxy import balancer
@@ -54,13 +54,21 @@ KINDS: dict[str, st.SearchStrategy[Call]] = {
 
 # In short what only the shim or Triton sees is left out for a second family.
 KINDS_21 = {name: KINDS[name] for name in ("pictures", "fields", "tensors over http")}
-INPUTS_21 = 30
+KINDS_LAYERED: dict[str, st.SearchStrategy[Call]] = {
+    "pictures": bad_pictures_in_a_form(EASY_LAYERS),
+    "fields": bad_fields(EASY_LAYERS),
+    "tensors over http": bad_tensors_over_http(good_layers),
+}
+INPUTS_OF_OTHERS = 3000 if FULL else 30
+CAPTIONS_SECONDS = 20.0  # captions are written one after the other
 
 
 class Storm:
     """Sends what it is given, by several clients at once, and counts the answers."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, seconds: float = SECONDS) -> None:
+        """`seconds`: within which everything is answered."""
+        self._seconds = seconds
         self.problems: list[str] = []
         self.statuses: dict[str, Counter[int | str]] = defaultdict(Counter)
         self.slowest: dict[str, float] = defaultdict(float)
@@ -101,7 +109,7 @@ class Storm:
         try:
             answer = call.send(self._server)
             problem = call.problem(answer)
-            if answer.seconds > SECONDS:
+            if answer.seconds > self._seconds:
                 problem = f"answered after {answer.seconds:.1f} s"
             self._count(call, answer, problem)
         except Exception as error:
@@ -217,7 +225,15 @@ def test_no_bad_input_does_harm(
 @pytest.mark.skipif(FULL, reason="test_no_bad_input_does_harm has this family too")
 def test_no_bad_input_harms_a_model_with_prefixes(stack21: Server, photo: Callable[[str], bytes]) -> None:
     with Bystander(stack21, photo("coffee")) as bystander, Storm(stack21) as storm:
-        rain(storm, INPUTS_21, PARTS, KINDS_21)
+        rain(storm, INPUTS_OF_OTHERS, PARTS, KINDS_21)
     storm.check()
     assert not bystander.problems, bystander.problems
     assert "Traceback" not in stack21.log
+
+
+def test_no_bad_input_harms_a_model_that_takes_pictures_apart(layered: Server, photo: Callable[[str], bytes]) -> None:
+    with Bystander(layered, photo("coffee"), layers="2") as bystander, Storm(layered, CAPTIONS_SECONDS) as storm:
+        rain(storm, INPUTS_OF_OTHERS, PARTS, KINDS_LAYERED)
+    storm.check()
+    assert not bystander.problems, bystander.problems
+    assert "Traceback" not in layered.log

@@ -57,9 +57,10 @@ class Background:
 class Bystander(Background):
     """Repeats one good edit and compares its pictures."""
 
-    def __init__(self, server: Server, photo: bytes) -> None:
+    def __init__(self, server: Server, photo: bytes, **fields: str) -> None:
         super().__init__(server)
         self.photo = photo
+        self._fields = {"prompt": "make it blue", "steps": "4", "seed": "7"} | (fields or {"size": "64x64"})
         self.seconds: list[float] = []
         self._session = requests.Session()
         self._undisturbed = self._edit()
@@ -75,13 +76,13 @@ class Bystander(Background):
         started = time.monotonic()
         answer = self._session.post(
             f"{self.server.url}/v1/images/edits",
-            data={"prompt": "make it blue", "size": "64x64", "steps": "4", "seed": "7"},
+            data=self._fields,
             files={"image": self.photo},
             timeout=60,
         )
         self.seconds.append(time.monotonic() - started)
         assert answer.status_code == 200, answer.text[:500]
-        return pictures(answer.json())[0].astype(int)
+        return np.stack(pictures(answer.json())).astype(int)
 
 
 @dataclass

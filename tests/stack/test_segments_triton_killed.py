@@ -32,6 +32,10 @@ def edit(shim: Server, photo: bytes, **fields: str) -> requests.Response:
     return requests.post(f"{shim.url}/v1/images/edits", data=EDIT | fields, files={"image": photo}, timeout=120)
 
 
+def encoded(answer: requests.Response) -> list[str]:
+    return [item["b64_json"] for item in answer.json()["data"]]
+
+
 @pytest.mark.parametrize("victim", [tritonserver, worker], ids=["tritonserver", "worker"])
 def test_an_edit_outlives_its_triton(
     victim: Callable[[Server], psutil.Process], stack: Server, mortal: Server, photo: Photo
@@ -42,13 +46,19 @@ def test_an_edit_outlives_its_triton(
 def test_an_edit_that_skips_steps_outlives_its_worker_with_the_same_picture(
     stack: Server, mortal: Server, photo: Photo
 ) -> None:
-    steps = {"num_inference_steps": "60", "cache": "mild"}
+    steps: dict[str, Any] = {"num_inference_steps": "60", "cache": "mild"}
     outlives(mortal, worker, edit(stack, photo("cat"), **steps), photo("cat"), forwards=38, **steps)
 
 
 def test_an_edit_with_a_prefix_outlives_its_worker_which_took_that_with_it(stack21: Server, photo: Photo) -> None:
     outlives(stack21, worker, edit(stack21, photo("cat"), **SMALLER), photo("cat"), **SMALLER)
     assert stack21.metric("qwen_edit_prefix_encodes_total") == 1, "by the new worker, once for all segments left"
+
+
+def test_a_picture_is_taken_apart_into_the_same_layers_by_the_next_worker(layered: Server, photo: Photo) -> None:
+    fields: dict[str, Any] = {"size": "auto", "layers": "2", "num_inference_steps": "90", "true_cfg_scale": "1"}
+    undisturbed = edit(layered, photo("cat"), **fields)
+    outlives(layered, worker, undisturbed, photo("cat"), forwards=90, segment_steps=3, **fields)
 
 
 def outlives(
@@ -58,10 +68,11 @@ def outlives(
     photo: bytes,
     *,
     forwards: int = STEPS,
+    segment_steps: int = SEGMENT_STEPS,
     **fields: str,
 ) -> None:
     """`forwards`: of the whole edit, at most one for each of its steps."""
-    expected = undisturbed.json()["data"]
+    expected = encoded(undisturbed)
     with ThreadPoolExecutor() as pool:
         started = mortal.metric(COUNTER)
         dying = victim(mortal)
@@ -72,10 +83,10 @@ def outlives(
         assert before < forwards
         response = editing.result()
     assert response.status_code == 200, f"{response.text[:500]}\n{mortal.log}"
-    assert response.json()["data"] == expected
+    assert encoded(response) == expected
     after = mortal.metric(COUNTER)  # of the new server
-    assert forwards - SEGMENT_STEPS < before + after <= forwards + SEGMENT_STEPS
+    assert forwards - segment_steps < before + after <= forwards + segment_steps
     # The answer that tells of the last step counted may have died on its way.
-    assert after <= forwards - (before - 1) // SEGMENT_STEPS * SEGMENT_STEPS
+    assert after <= forwards - (before - 1) // segment_steps * segment_steps
     assert "Triton broke off after step" in mortal.log
     assert answers_200(mortal.healthz)
