@@ -16,6 +16,7 @@ from shim.dialect import Purpose
 from shim.errors import ModelNotReady
 from shim.event_stream import EventStream
 from shim.guards.auth import authorize
+from shim.guards.caller import caller_of
 from shim.log import logged_prompt, logger
 from shim.reading.edit import Edit, read_edit
 from shim.running.abilities import within
@@ -38,7 +39,7 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
     services = request.state["services"]
     settings = services.settings
     request.state["key"] = authorize(request.headers, services.keys.accepted())
-    caller = _caller(request)
+    caller = caller_of(request.client)
     services.flood.check(caller)
     async with AsyncExitStack() as resources:
         edit = await resources.enter_async_context(
@@ -59,11 +60,6 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
             return EventStream(request, run, resources.pop_all())
         outputs = await run.while_connected(request.receive, run.outputs(_nobody))
     return _answer(edit, outputs, run.seconds)
-
-
-def _caller(request: Request[State]) -> str:
-    """The client's address, as proxies that are trusted tell it; empty where it has none."""
-    return request.client.host if request.client else ""
 
 
 async def _nobody(event: Event) -> None:
