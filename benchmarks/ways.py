@@ -23,7 +23,6 @@ from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
 from qwen_edit.loading.load import accelerate
 from qwen_edit.pictures.decoders import Decoders
-from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
 from qwen_edit.worker import PipelineWorker
@@ -72,7 +71,7 @@ class Model:
     def __init__(self, option: Option, run: argparse.Namespace) -> None:
         self.device = torch.device(run.device)
         parts = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
-        self.pipeline: Pipeline = accelerate(parts, option.loading, max(run.sizes) ** 2, self.device)
+        self.pipeline, _ = accelerate(parts, option.loading, max(run.sizes) ** 2, self.device)
         if option.fixed_shapes:
             ragged.bind(parts.transformer, Paths(compiling.compiled_halves(dynamic=False)))
 

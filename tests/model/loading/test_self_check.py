@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
-from qwen_edit.forward import places, ragged
+from qwen_edit.forward import places, prefixes, ragged
 from qwen_edit.forward.block import Halves, Paths, after_attention, before_attention
 from qwen_edit.loading import attention, compiling, fast_ways, placement
 from qwen_edit.loading.checkpoint import find
@@ -64,6 +64,25 @@ def test_a_fault_in_the_fast_path_is_caught_and_edits_come_out_right(
     assert re.fullmatch(
         r"rows of any shape in one forward: off by \S+ from diffusers' own forward, where rounding makes \S+; "
         "served without", warning,
+    )  # fmt: skip
+    assert difference(latents(model.pipeline.parts, photo("cat")), reference) <= (EXACT if dtype == "float32" else 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_fault_in_the_forward_with_prefixes_is_caught_and_edits_come_out_right(
+    sensitive: Callable[[str], Path], photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, dtype: str,
+) -> None:  # fmt: skip
+    folder = sensitive("2.1")
+    reference = latents(loaded(folder, TORCH_DTYPE=dtype).pipeline.parts, photo("cat"))
+    assert not warnings(caplog)
+    right = places.in_real_numbers
+    monkeypatch.setattr(prefixes, "in_real_numbers", lambda angles: right([each.roll(1, 0) for each in angles]))
+    model = loaded(folder, TORCH_DTYPE=dtype)
+    (warning,) = warnings(caplog)
+    assert re.fullmatch(
+        r"prefixes made once and rows of any shape in one forward: off by \S+ from diffusers' own forward, where "
+        r"rounding makes \S+; served without", warning,
     )  # fmt: skip
     assert difference(latents(model.pipeline.parts, photo("cat")), reference) <= (EXACT if dtype == "float32" else 0.1)
 

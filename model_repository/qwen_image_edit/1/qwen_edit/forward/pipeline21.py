@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from qwen_edit.families.family import Size
-from qwen_edit.forward.prefixes import Text
+from qwen_edit.forward.reference21 import Text
 from qwen_edit.pipeline import Devices, Pipeline
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from qwen_edit.forward.block import FLOAT16_MAX
+from qwen_edit.forward.block import FLOAT16_MAX, Paths
 from qwen_edit.forward.places import in_real_numbers, times
+from qwen_edit.forward.reference21 import SLOT_TOKENS, ByDiffusers, Text
 from qwen_edit.forward.rotary import rotated
 from qwen_edit.pipeline import Row, Shape, dense_attention
 
-SLOT_TOKENS = 4  # of a picture, that one token of the text encoder stands for
 KEPT_ANGLES = 64  # of outputs; a company's are the same in each of its steps
 
 Attend = Callable[..., torch.Tensor]  # queries, keys, values → what they see
@@ -34,26 +34,21 @@ class Segment(NamedTuple):
     is_text: bool
 
 
-class Text(NamedTuple):
-    """What the text encoder made of a prompt and its pictures."""
-
-    states: torch.Tensor  # (tokens, context_in_dim)
-    is_picture: tuple[bool, ...]  # of each token
-
-
-def bind(transformer: Any) -> None:
+def bind(transformer: Any, paths: Paths | None = None) -> None:
     """Call it once, before anything puts hooks on the transformer."""
     for block in transformer.transformer_blocks:
         block.forward = BlockForward(block)
-    transformer.forward = PrefixedForward(transformer)
+    transformer.forward = PrefixedForward(transformer, paths or Paths())
 
 
 class PrefixedForward:
     """The `forward` of the transformer: for rows, or for a prefix, where it is given these, else diffusers' own."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Any, paths: Paths) -> None:
         self._transformer = transformer
         self._diffusers = transformer.forward
+        self._alone = ByDiffusers(transformer, transformer.forward)
+        self._paths = paths
         self._output_angles = lru_cache(KEPT_ANGLES)(self._angles_of_output)
 
     def __call__(
@@ -63,9 +58,12 @@ class PrefixedForward:
         prefix: tuple[Text, Sequence[torch.Tensor], Sequence[Shape]] | None = None,
         **named: Any,
     ) -> Any:
+        together = self._paths.together
         if prefix is not None:
-            return self._prefix(*prefix)
-        return self._diffusers(*given, **named) if rows is None else self._velocities(rows)
+            return self._prefix(*prefix) if together else self._alone.prefix(*prefix)
+        if rows is None:
+            return self._diffusers(*given, **named)
+        return self._velocities(rows) if together else [self._alone.velocity(row) for row in rows]
 
     def _velocities(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Of each row's output, (tokens, channels); a row's `text` is its prefix."""

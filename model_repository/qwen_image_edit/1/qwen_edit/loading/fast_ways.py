@@ -6,6 +6,7 @@ import torch
 
 from qwen_edit.forward import joint
 from qwen_edit.forward.block import Halves, Paths
+from qwen_edit.forward.pipeline21 import Pipeline21
 from qwen_edit.loading import attention, compiling
 from qwen_edit.loading.self_check import Fast
 from qwen_edit.pipeline import Pipeline
@@ -36,7 +37,9 @@ def fast_ways(
     def uncompiled() -> None:
         paths.halves = Halves()
 
-    ways = []
+    ways: list[Fast] = []
+    if isinstance(pipeline, Pipeline21):
+        return ways  # beyond its own forward there are none
     if loading.offload == "none":  # else weights come and go
         ways.append(Fast("queries, keys and values in one product", join, separate))
     if attention.varlen(loading.attention_backend, device) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from qwen_edit.loading import (
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
 from qwen_edit.loading.fast_ways import fast_ways
 from qwen_edit.loading.presets import PRESETS, reconfigured
-from qwen_edit.loading.self_check import SelfCheck
+from qwen_edit.loading.self_check import Checked, SelfCheck
 from qwen_edit.pipeline import Devices, LayeredPipeline, Pipeline
 from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
@@ -45,6 +46,7 @@ class Loaded:
     pipeline: Pipeline
     sizes: Sizes
     defaults: Defaults
+    checked: Sequence[Checked]
     prefix_bytes: int = 0  # that keys and values of prefixes may take
 
     @property
@@ -69,7 +71,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     parts = _parts(checkpoint.folder, loading, device)
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
     try:
-        pipeline = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
+        pipeline, checked = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
     except LoadError:
         raise
     except Exception as error:  # compilers and kernels raise almost anything
@@ -80,7 +82,7 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
     room, references = _prefixes(settings, pipeline, sizes)
     log.info("Model loaded successfully")
-    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), room)
+    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), checked, room)
 
 
 def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:
@@ -92,24 +94,23 @@ def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int
 
 def accelerate(
     parts: Any, loading: Loading, reference_area: int, device: torch.device, *, balanced: bool = False
-) -> Pipeline:
+) -> tuple[Pipeline, Sequence[Checked]]:
     """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
     paths = Paths()
     _apply(parts, loading, device, paths)
     pipeline = pipeline_of(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
-    if not isinstance(pipeline, Pipeline21):
-        SelfCheck(pipeline, paths).run(fast_ways(pipeline, paths, loading, device, reference_area))
+    checked = SelfCheck(pipeline, paths).run(fast_ways(pipeline, paths, loading, device, reference_area))
     if pipeline.devices.transformer.type == "cuda":
         capability = torch.cuda.get_device_capability(pipeline.devices.transformer)
         kernel = kernels.attention_kernel(pipeline)
         kernels.report(kernel, loading.attention_backend, kernels.cudnn_version(), capability)
-    return pipeline
+    return pipeline, checked
 
 
 def bind(parts: Any, paths: Paths | None = None) -> None:
     """Puts our forward in the place of the transformer's own, which it still is where diffusers calls it."""
     if isinstance(parts, QwenImage21Pipeline):
-        prefixes.bind(parts.transformer)
+        prefixes.bind(parts.transformer, paths)
     else:
         ragged.bind(parts.transformer, paths)
 
