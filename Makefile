@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-quick test-images test-clients faults check docs demo-checkpoint clean
+.PHONY: help serve test test-quick test-images test-clients faults verify check docs demo-checkpoint clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,9 @@ $(BENCHMARKS): export OMP_NUM_THREADS ?= 1
 $(BENCHMARKS): export PYTHONPATH := model_repository/qwen_image_edit/1
 $(BENCHMARKS): bench-%: $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.$* $(ARGS)
+
+verify: $(VENV)/.test  ## hold a checkpoint, with your settings and GPU, against diffusers: make verify CHECKPOINT=/models/…
+	PYTHONPATH=model_repository/qwen_image_edit/1 $(VENV)/bin/python -m benchmarks.verify $(CHECKPOINT) $(ARGS)
 
 check: $(VENV)/.test  ## ruff and mypy over everything that is Python, tsc over the page's scripts, the generated documents
 	$(VENV)/bin/ruff check .

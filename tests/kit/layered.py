@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from qwen_edit.families.layering import RESOLUTIONS, Layering
+from qwen_edit.families.sizes import Sizes
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import EditRequest
 
 from tests.kit import stock
-from tests.kit.engines import TestEngine, edit
+from tests.kit.engines import edit
 
 
 def taken_apart(picture: bytes, layers: int = 2, resolution: int = RESOLUTIONS[0], **changes: Any) -> EditRequest:
@@ -32,14 +34,19 @@ class Theirs(NamedTuple):
     layers: npt.NDArray[np.float32]  # (layers, height, width, 4) in 0..1
 
 
-def oracle(engine: TestEngine, request: EditRequest, **options: Any) -> Theirs:
+class Model(Protocol):
+    pipeline: Pipeline
+    sizes: Sizes
+
+
+def oracle(model: Model, request: EditRequest, **options: Any) -> Theirs:
     """Its latents are taken on the way, as the pipeline of diffusers 0.42.1 fails where they are asked for."""
     assert request.layering
     ended: dict[str, Any] = {}
     settings: dict[str, Any] = {"cfg_normalize": True, "use_en_prompt": True} | options
-    with stock.resolutions(engine.sizes):
+    with stock.resolutions(model.sizes):
         answer = stock.run(
-            engine.pipeline.parts,
+            model.pipeline.parts,
             [Image.open(io.BytesIO(request.images[0])).convert("RGBA")],
             prompt=request.prompt,
             negative_prompt=request.negative_prompt if request.guided else None,
@@ -53,7 +60,7 @@ def oracle(engine: TestEngine, request: EditRequest, **options: Any) -> Theirs:
             resolution=request.layering.resolution,
             **settings,
         )
-    return Theirs(ended["latents"][0].numpy(), np.asarray(answer))
+    return Theirs(ended["latents"][0].float().cpu().numpy(), np.asarray(answer))
 
 
 def composited(layers: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
