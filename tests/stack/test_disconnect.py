@@ -77,6 +77,11 @@ def test_an_edit_with_a_prefix_ends_within_a_segment(stack21: Server, photo: Pho
     test_the_edit_ends_within_a_segment(stack21, stack21, photo, {})
 
 
+def test_a_picture_that_is_taken_apart_is_left_within_a_segment(layered: Server, photo: Photo) -> None:
+    fields = {"size": "auto", "resolution": "1024", "layers": "4"}
+    test_the_edit_ends_within_a_segment(layered, layered, photo, fields)
+
+
 def test_one_that_leaves_while_its_edit_waits_frees_its_place_and_costs_nothing(
     stack: Server, shim: Server, photo: Photo
 ) -> None:

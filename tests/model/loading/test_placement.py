@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import qwen_edit.pipeline
 import torch
 from accelerate import dispatch_model
+from PIL import Image
 from qwen_edit.loading import placement
 from qwen_edit.loading.checkpoint import LoadError
-from qwen_edit.pipeline import Devices
+from qwen_edit.loading.load import pipeline_of
+from qwen_edit.pipeline import Devices, LayeredPipeline
 
 from checkpoints.random_weights import build_pipeline
 from tests.kit.engines import difference, edit, engine_on, load_pipeline
@@ -165,3 +169,22 @@ def test_rows_of_any_shape_get_what_diffusers_gives_each_from_spread_weights(sen
     dispatch_model(transformer, devices | blocks, main_device="cpu", force_hooks=True)
     assert all(hasattr(block, "_hf_hook") for block in transformer.transformer_blocks)
     assert largest_difference(transformer, four_rows(transformer)) <= 1e-4
+
+
+def test_a_spread_text_encoder_writes_the_same_caption(
+    sensitive: Callable[[str], Path], photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Divided as over two cards, with the hooks that carry tensors from one to the other, both cards being the CPU."""
+    monkeypatch.setattr(qwen_edit.pipeline, "MAX_CAPTION_TOKENS", 24)
+    pipeline = pipeline_of(load_pipeline(sensitive("layered")))
+    assert isinstance(pipeline, LayeredPipeline)
+    with Image.open(io.BytesIO(photo("coffee"))) as opened:
+        picture = opened.convert("RGB").resize((128, 128))
+    whole = pipeline.caption(picture, lambda: False)
+    encoder = placement.parts_of(pipeline.parts)["text_encoder"]
+    most = placement.bytes_of(encoder) * 4 // 5
+    (devices,) = placement.plan({"text_encoder": encoder}, {0: most, 1: most}).values()
+    assert set(devices.values()) == {0, 1}
+    assert "lm_head" in devices
+    dispatch_model(encoder, dict.fromkeys(devices, "cpu"), main_device="cpu", force_hooks=True)
+    assert pipeline.caption(picture, lambda: False) == whole
