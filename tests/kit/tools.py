@@ -118,6 +118,7 @@ CLIENTS: dict[str, Recipe] = {
     "ai_sdk": (LISTS / "ai_sdk.json", node_environment("ai_sdk")),
     "litellm_proxy": (LISTS / "litellm_proxy.txt", python_environment("litellm_proxy")),
     "perf_analyzer": (LISTS / "perf_analyzer.txt", perf_analyzer),
+    "aiperf": (LISTS / "aiperf.txt", python_environment("aiperf")),
 }
 RECIPES = ENVIRONMENTS | CLIENTS
 # Debian's package → its program

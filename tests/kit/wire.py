@@ -26,6 +26,7 @@ import h11
 WIRES = Path(__file__).resolve().parents[1] / "data" / "wires"
 BOUNDARY = b"the-boundary-of-a-recording"
 UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NIL = b"00000000-0000-0000-0000-000000000000"
 # Of one connection, or of the machine on which the client ran.
 VOLATILE = re.compile(r"host|content-length|traceparent|x-(request|correlation)-id|x-stainless-(os|arch|.*-version)")
 JSON_LENGTH = "inference-header-content-length"  # of KServe's protocol: behind so many bytes tensors follow
@@ -100,12 +101,12 @@ class Exchange:
 
 def recorded(request: h11.Request, body: bytes, answer: Answer) -> Exchange:
     """Without what differs from run to run; what it is about is still to be said."""
-    headers = [[name.decode(), value.decode()] for name, value in request.headers]
+    headers = [[name.decode(), UUID.sub(NIL, value).decode()] for name, value in request.headers]
     for header in headers:
         if boundary := re.search(r"boundary=([^;]+)", header[1]):
             body = body.replace(boundary[1].encode(), BOUNDARY)
             header[1] = header[1].replace(boundary[1], BOUNDARY.decode())
-    body = UUID.sub(b"00000000-0000-0000-0000-000000000000", body)
+    body = UUID.sub(NIL, body)
     return Exchange(
         what="",
         method=request.method.decode(),
