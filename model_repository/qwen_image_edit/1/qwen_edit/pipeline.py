@@ -82,6 +82,7 @@ class Pipeline:
         self.latent_channels: int = parts.latent_channels
         self.token_channels: int = parts.transformer.config.in_channels
         self.dtype: torch.dtype = parts.transformer.dtype  # of its inputs; asked once, as it looks at every module
+        self._scalings: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
         tokens = sorted(parts.processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.control_tokens = re.compile("|".join(map(re.escape, tokens)))
         self._dropped = self._unseen_tokens()
@@ -155,13 +156,22 @@ class Pipeline:
         """(1, C, 1, h, w) → (3 or 4, height, width) in -1..1, in the VAE's dtype"""
         vae = self.parts.vae
         latents = latents.to(self.devices.vae, vae.dtype)
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
+        mean, std = self._scaling(latents)
         # Divided by the inverse, as the pipelines do it, so that the result is theirs to the last bit.
         pictures: torch.Tensor = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]
         return pictures[0, :, 0]
+
+    def _scaling(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation by which latents are normalised, beside these: to put them there, a GPU is waited for."""
+        place = latents.device, latents.dtype
+        if place not in self._scalings:
+            config = self.parts.vae.config
+            mean, std = (
+                torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+                for values in (config.latents_mean, config.latents_std)
+            )
+            self._scalings[place] = mean, std
+        return self._scalings[place]
 
     def _unseen_tokens(self) -> int:
         """How many of the template's first tokens the transformer does not see."""

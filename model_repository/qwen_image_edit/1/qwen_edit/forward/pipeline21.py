@@ -101,15 +101,6 @@ class Pipeline21(Pipeline):
         pictures: torch.Tensor = vae.decode(latents * std + mean, return_dict=False)[0]
         return pictures[0, :, 0]
 
-    def _scaling(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation by which latents are normalised."""
-        config = self.parts.vae.config
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return mean, std
-
 
 @contextlib.contextmanager
 def before_last_norm(encoder: Any) -> Iterator[None]:
