@@ -52,9 +52,10 @@ bench-elastic:  ## servers that come and go behind the chart's HAProxy: make ben
 bench-gpu:  ## every option on a GPU: make bench-gpu ARGS="--out gpu.json"
 bench-tokens:  ## tokens that the transformer works on for a step, and forwards: rows end to end against padded ones
 bench-vae:  ## pictures against films of one frame, in CPU seconds
+bench-sizes:  ## random sizes and shapes through the demo: exact, in place, and at what price
 bench-step_cache:  ## what the step cache does to a picture, beside fewer steps
 bench-prefixes:  ## Qwen-Image-2.1 for eight clients, counted, against diffusers with its own cache
-BENCHMARKS := $(addprefix bench-,engine load elastic late gpu vae tokens prefixes arrivals segments sse_clients step_cache)
+BENCHMARKS := $(addprefix bench-,engine load elastic late gpu vae tokens prefixes arrivals segments sse_clients step_cache sizes)
 .PHONY: $(BENCHMARKS)
 # Not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
 $(BENCHMARKS): export OMP_NUM_THREADS ?= 1

@@ -16,11 +16,12 @@ from PIL import Image
 from starlette.routing import Mount, Route
 
 from docs import overload_figure
+from tests.kit.documents import FIRST_EDIT, README, blocks, on, run
 from tests.kit.servers import PROJECT, Server, environment
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("benchmarks/*.md")])
-README, CHINESE, API, OPERATING = (
-    (PROJECT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md", "docs/api.md", "docs/operating.md")
+CHINESE, API, OPERATING = (
+    (PROJECT / name).read_text("utf-8") for name in ("README.zh-CN.md", "docs/api.md", "docs/operating.md")
 )
 PICTURES = {"photo.jpg": "cat", "room.jpg": "coffee", "flowers.jpg": "astronaut"}
 
@@ -35,10 +36,6 @@ def table(document: str, heading: str) -> list[list[str]]:
 
 def names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
-
-
-def blocks(document: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
 
 
 def parts_of(language: str) -> list[Any]:
@@ -115,21 +112,6 @@ def folder(tmp_path: Path, photo: Callable[[str], bytes]) -> Path:
     return tmp_path
 
 
-def on(stack: Server, text: str) -> str:
-    """The text with the stack's addresses."""
-    addressed = text.replace("127.0.0.1:8000", f"127.0.0.1:{stack.port}")
-    return addressed.replace("127.0.0.1:8010", stack.triton_http)
-
-
-def run(stack: Server, folder: Path, command: str) -> str:
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", on(stack, command)],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("command", parts_of("bash"))
 def test_a_curl_command_answers(stack: Server, folder: Path, command: str) -> None:
     answer = run(stack, folder, command)
@@ -144,7 +126,7 @@ def test_a_curl_command_answers(stack: Server, folder: Path, command: str) -> No
 
 
 def test_the_answer_shown_has_the_shape_of_the_real_one(stack: Server, folder: Path) -> None:
-    request, _pipe, _writing = blocks(README, "bash")[1].partition("\\\n  | python3")
+    request, _pipe, _writing = blocks(README, "bash")[FIRST_EDIT].partition("\\\n  | python3")
     assert shape(json.loads(run(stack, folder, request))) == shape(json.loads(blocks(README, "json")[0]))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -22,6 +20,7 @@ from qwen_edit.settings import MIN_SIDE, Limits
 
 from tests.kit.encoding import encoded
 from tests.kit.engines import TestEngine, edit, engine_on, load_pipeline
+from tests.kit.registration import drawing, grey, shift
 from tests.kit.servers import PROJECT
 
 DEMO = PROJECT / "checkpoints/demo/qwen-image-edit-demo"
@@ -97,43 +96,6 @@ def test_a_limit_leaves_the_largest_of_the_shape() -> None:
 def demo() -> Iterator[TestEngine]:
     with engine_on(load_pipeline(DEMO), reference_area=AREA, one_area=True) as running:
         yield running
-
-
-def drawing(size: Size) -> Image.Image:
-    """Squares of many colours and places, so that a shift of it is like nothing but that shift."""
-    draws = random.Random(3)
-    picture = Image.new("RGB", size, "grey")
-    pen = ImageDraw.Draw(picture)
-    unit = min(size)
-    for _ in range(60):
-        x, y, side = draws.random() * size[0], draws.random() * size[1], unit * draws.uniform(0.05, 0.15)
-        pen.rectangle((x, y, x + side, y + side), fill=tuple(draws.randrange(256) for _ in range(3)))
-    return picture
-
-
-Levels = npt.NDArray[np.float64]
-
-
-def shift(picture: Levels, other: Levels) -> tuple[float, float]:
-    """(rows, columns) by which the other is shifted: phase correlation, its peak interpolated."""
-    window = np.outer(np.hanning(picture.shape[0]), np.hanning(picture.shape[1]))
-    spectrum = np.fft.fft2((picture - picture.mean()) * window) * np.conj(np.fft.fft2((other - other.mean()) * window))
-    correlation = np.fft.ifft2(spectrum / (np.abs(spectrum) + 1e-3 * np.abs(spectrum).max())).real
-    peak = np.unravel_index(correlation.argmax(), correlation.shape)
-
-    def exact(axis: int) -> float:
-        before, at, after = (
-            correlation[tuple((p + step * (axis == n)) % correlation.shape[n] for n, p in enumerate(peak))]
-            for step in (-1, 0, 1)
-        )
-        place = float(peak[axis]) + float((after - before) / (2 * (2 * at - before - after)))
-        return place - correlation.shape[axis] * (place > correlation.shape[axis] / 2)
-
-    return exact(0), exact(1)
-
-
-def grey(picture: Image.Image) -> Levels:
-    return np.asarray(picture.convert("L"), dtype=np.float64)
 
 
 SHAPES: list[tuple[Size, Size | None]] = [
