@@ -42,7 +42,7 @@ test-images: $(VENV)/.test  ## build both images over stand-in bases and send an
 	$(VENV)/bin/python -m tests.kit.tools images
 	$(VENV)/bin/python -m pytest -s tests/images/both_images.py
 
-test-clients: $(VENV)/.test  ## run applications against the server and record what they send: minutes, 2 GB
+test-clients: $(VENV)/.test  ## run applications against the server and record what they send: minutes, 4 GB
 	$(VENV)/bin/python -m tests.kit.tools clients
 	CI=1 $(VENV)/bin/python -m pytest tests/clients/real/*_client.py
 

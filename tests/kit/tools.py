@@ -30,11 +30,11 @@ STAMP = ".installed"
 INSTALL_SECONDS = 600
 
 
-def python_environment(name: str) -> Callable[[Path], None]:
+def python_environment(name: str, *options: str) -> Callable[[Path], None]:
     def install(folder: Path) -> None:
         output(sys.executable, "-m", "venv", folder)
-        python = folder / "bin" / "python"
-        output(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", LISTS / f"{name}.txt")
+        pip = (folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+        output(*pip, "install", *options, "-r", LISTS / f"{name}.txt")
 
     return install
 
@@ -119,6 +119,7 @@ CLIENTS: dict[str, Recipe] = {
     "litellm_proxy": (LISTS / "litellm_proxy.txt", python_environment("litellm_proxy")),
     "perf_analyzer": (LISTS / "perf_analyzer.txt", perf_analyzer),
     "aiperf": (LISTS / "aiperf.txt", python_environment("aiperf")),
+    "open_webui": (LISTS / "open_webui.txt", python_environment("open_webui", "--no-deps")),
 }
 RECIPES = ENVIRONMENTS | CLIENTS
 # Debian's package → its program
