@@ -192,6 +192,11 @@ def others() -> Iterator[tuple[str, bytes]]:
             exif[0x0112] = orientation
             turned = saved(rgb, container, exif=exif, icc_profile=profiles["display-p3"], **options)
             yield f"{container}, turned {orientation}", turned
+    plain = saved(rgb, "JPEG", **lossless["JPEG"])
+    yield (
+        "JPEG, beside 300 segments",
+        plain[:2] + 300 * (b"\xff\xe2\0\x2aof a maker's own".ljust(44, b"\0")) + plain[2:],
+    )
     cmyk = rgb.convert("CMYK")
     yield "JPEG, CMYK, press", saved(cmyk, "JPEG", icc_profile=press, **lossless["JPEG"])
     yield "GIF", saved(rgb.quantize(8), "GIF")

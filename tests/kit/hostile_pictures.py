@@ -93,6 +93,15 @@ def jpeg_of_exif_segments(count: int) -> bytes:
     return jpeg_with(jpeg_segment(0xE1, EXIF + bytes(65_000)) * count)
 
 
+def jpeg_of_exif_pieces(count: int) -> bytes:
+    return jpeg_with(jpeg_segment(0xE1, EXIF + b"x") * count)
+
+
+def jpeg_of_tables(segments: int) -> bytes:
+    """Each with the same one again and again, which Pillow reads number by number."""
+    return jpeg_with(jpeg_segment(0xDB, bytes(65) * 1000) * segments)
+
+
 def jpeg_with_exif_that_repeats_itself(tags: int) -> bytes:
     return jpeg_with(jpeg_segment(0xE1, EXIF + overlapping_tags(tags, 40_000)))
 
@@ -388,6 +397,8 @@ LABORIOUS: dict[str, tuple[Make, int]] = {
     "png with empty chunks behind its pixels": (png_with_empty_chunks_behind, 100_000),
     "png of empty pixel chunks": (png_of_empty_pixel_chunks, 100_000),
     "jpeg of empty segments": (jpeg_of_empty_segments, 10_000),
+    "jpeg of exif pieces": (jpeg_of_exif_pieces, 4_000),
+    "jpeg of tables": (jpeg_of_tables, 800),
     "jpeg of scans": (jpeg_of_scans, 1_000),
     "jpeg of hidden scans": (jpeg_of_hidden_scans, 1_000),
     "jpeg of scans without end": (lambda scans: jpeg_of_scans(scans, 32), 100_000),

@@ -21,6 +21,7 @@ from tests.kit.hostile_pictures import (
     gradient,
     jpeg_of_arithmetic_coding,
     jpeg_of_scans,
+    jpeg_segment,
     jpeg_with,
     saved,
     tiff_of_jpeg_planes,
@@ -81,6 +82,11 @@ def test_a_progressive_photograph_is_decoded() -> None:
     photo = saved(gradient(512).convert("RGB"), "JPEG", progressive=True, icc_profile=bytes(2**20))
     assert decode(photo, 512 * 512).size == (512, 512)
     assert decode(jpeg_of_scans(20), MAX_PIXELS).size == (2048, 2048)
+
+
+def test_a_jpeg_whose_profile_is_cut_into_hundreds_of_pieces_is_decoded() -> None:
+    pieces = [jpeg_segment(0xE2, b"ICC_PROFILE\0" + bytes([number % 256, 255, *range(26)])) for number in range(4_000)]
+    assert decode(jpeg_with(*pieces), MAX_PIXELS).size == (64, 64)
 
 
 def test_a_tiled_or_run_length_encoded_file_is_decoded() -> None:

@@ -19,11 +19,13 @@ from qwen_edit.pictures.pixel_work import JPEGS, STRIP_OFFSETS, excess, pieces, 
 # Pillow reads a file in pieces as small as its author made them, at about a microsecond each.
 FREE_READS = 2**17
 BYTES_PER_READ = 64  # beyond the free ones
-MAX_JPEG_SEGMENTS = 256  # of up to 64 KiB; a large profile or a depth map takes a hundred
+MAX_JPEG_SEGMENTS = 4096  # some writers cut a profile into hundreds
+MAX_SEGMENT_BYTES = 2**24  # a large profile or a depth map takes half of that
+MAX_EXIF_SEGMENTS = 256  # each is copied with every further one
 MAX_MARKERS = 2**16
 MAX_SCANS = 32  # of the largest picture, of smaller ones more: each scan of a progressive JPEG goes over all pixels
 
-END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
+END_OF_IMAGE, START_OF_SCAN, EXIF_OR_XMP = 0xD9, 0xDA, 0xE1
 STARTS_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 ARITHMETIC_CODED = "it is a JPEG with arithmetic coding: Huffman coding is allowed"
 ARITHMETIC = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")  # starts of frame that few readers know, and slow ones
@@ -71,24 +73,34 @@ def check_work(picture: Image.Image, data: bytes, max_pixels: int) -> None:
 
 
 def scans_of_jpeg(data: bytes) -> int:
-    markers = [marker for marker, _ in _markers(data, 0)]
+    segments = list(_markers(data, 0))
+    markers = [marker for marker, _ in segments]
     if any(ARITHMETIC.match(bytes([0xFF, marker])) for marker in markers):
         raise TooLaborious(ARITHMETIC_CODED)
     if len(markers) > MAX_JPEG_SEGMENTS + markers.count(START_OF_SCAN):
         raise TooLaborious(f"it has more than {MAX_JPEG_SEGMENTS} segments")
+    if markers.count(EXIF_OR_XMP) > MAX_EXIF_SEGMENTS:
+        raise TooLaborious(f"it has more than {MAX_EXIF_SEGMENTS} segments of EXIF or XMP")
+    if sum(_length(data, start) for _, start in segments) > MAX_SEGMENT_BYTES:
+        raise TooLaborious(f"its segments have more than {MAX_SEGMENT_BYTES} bytes")
     return markers.count(START_OF_SCAN)
 
 
 def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
-    """And where it ends, of the segments after the first, up to the end of the image."""
+    """And where the segment behind it starts, after the first, up to the end of the image."""
     position = start + 2
     for _ in range(MAX_MARKERS):
         match = JPEG_MARKER.search(data, position)
         if not match or match[1][0] == END_OF_IMAGE:
             return
         yield match[1][0], match.end()
-        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2])
+        position = match.end() + _length(data, match.end())
     raise TooLaborious(f"it has more than {MAX_MARKERS} segments and scans")
+
+
+def _length(data: bytes, start: int) -> int:
+    """Of the segment that starts there, behind its marker."""
+    return int.from_bytes(data[start : start + 2])
 
 
 def _scanned_in_tiff(tags: ImageFileDirectory_v2, data: bytes) -> int:
