@@ -86,8 +86,7 @@ class Segment:
             latents=outcome.latents,
             history=outcome.history,
             caption=outcome.caption or self.caption,
-            # The source of a mask is needed whole, so its name is no help.
-            named=outcome.named and bool(self.job.references) and self.job.edit.mask is None,
+            named=outcome.named and bool(self.job.references),
             standing=replace(self.standing, order=outcome.order),
         )
 

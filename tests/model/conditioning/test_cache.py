@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.conditioning.cache import ConditioningCache
 
 KILOBYTE = 256  # float32 values
 
@@ -15,7 +15,7 @@ def filled(value: int) -> torch.Tensor:
 
 
 def test_a_key_is_computed_once() -> None:
-    cache, calls = TensorCache(10_000), []
+    cache, calls = ConditioningCache(10_000), []
 
     def compute() -> torch.Tensor:
         calls.append(1)
@@ -26,7 +26,7 @@ def test_a_key_is_computed_once() -> None:
 
 
 def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
-    cache = TensorCache(3 * 1024)
+    cache = ConditioningCache(3 * 1024)
     for key in (1, 2, 3):
         cache.get(key, partial(filled, key))
     cache.get(1, lambda: filled(-1))
@@ -36,7 +36,7 @@ def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
 
 
 def test_what_somebody_holds_is_found_after_it_left() -> None:
-    cache = TensorCache(0)
+    cache = ConditioningCache(0)
     held = cache.get("a", lambda: filled(1))
     assert cache.bytes == 0
     assert cache.get("a", lambda: filled(2)) is held
@@ -45,8 +45,19 @@ def test_what_somebody_holds_is_found_after_it_left() -> None:
 
 
 def test_cleared_it_holds_nothing() -> None:
-    cache = TensorCache(10_000)
+    cache = ConditioningCache(10_000)
     cache.get("a", lambda: filled(1))
     cache.clear()
     assert cache.bytes == 0
     assert "a" not in cache
+
+
+def test_what_is_kept_under_the_same_key_again_takes_the_place_of_the_former() -> None:
+    cache = ConditioningCache(10_000)
+    cache.keep("a", filled(1))
+    later = torch.zeros(10)
+    cache.keep("a", later)
+    assert cache.find("a") is later
+    assert cache.bytes == later.nbytes
+    assert cache.find("b") is None
+    assert (cache.hits, cache.misses) == (0, 0)

@@ -85,6 +85,11 @@ def test_the_seam_is_blended_over_one_latent_cell(cell: int) -> None:
     assert (between[0], between[-1]) == (32 - cell // 2, 31 + cell // 2)
 
 
+def test_a_mask_has_the_bytes_of_its_pictures() -> None:
+    small, large = Image.new("L", (32, 16)), Image.new("L", (64, 32))
+    assert Mask(small, large, Image.new("RGBA", (64, 32))).nbytes == 32 * 16 + 64 * 32 * (1 + 4)
+
+
 def test_a_masked_edit_among_unmasked_ones_equals_its_solo_run(
     engine: TestEngine, photo: Callable[[str], bytes]
 ) -> None:

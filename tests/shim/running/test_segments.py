@@ -173,13 +173,6 @@ async def test_an_older_model_that_misses_the_pictures_which_are_named_is_sent_t
         await refused.edited(steps="6")
 
 
-async def test_the_source_of_a_mask_is_sent_each_time() -> None:
-    run = Run(named, plan=Plan(4, 0))
-    mask = UploadFile(io.BytesIO(b"x"), size=1, filename="m.png")
-    await run.edited(steps="8", mask=mask)
-    assert [segment.named for segment in run.triton.segments] == [False, False]
-
-
 def refusing(error: ShimError) -> Call:
     async def refuse(segment: Segment) -> Never:
         raise error

@@ -235,7 +235,8 @@ class Settings:
         "CONDITIONING_CACHE_MB",
         integer(0, 2**20),
         None,
-        "Mebibytes of memory for encoded prompts and references. Empty: 2048 on a GPU, 256 on the CPU.",
+        "Mebibytes of memory for encoded prompts and references, and for masks with their sources. Empty: 2048 on a "
+        "GPU, 256 on the CPU.",
     )
     prefix_cache_mb: int | None = setting(
         "PREFIX_CACHE_MB",

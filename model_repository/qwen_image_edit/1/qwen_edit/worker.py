@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.conditioning.cache import ConditioningCache
 from qwen_edit.conditioning.captions import Captions
 from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.conditioning.preparation import Preparation, Prepared, Preparing
@@ -86,7 +86,7 @@ class PipelineWorker:
         self._pipeline = pipeline
         self._decoders = decoders
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
-        self._conditioner = Conditioner(pipeline, TensorCache(cache_bytes), self._prefixes, mrope=mrope)
+        self._conditioner = Conditioner(pipeline, ConditioningCache(cache_bytes), self._prefixes, mrope=mrope)
         self._preparation = Preparation(
             sizes, Prompts(pipeline), Captions(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
         )

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from qwen_edit.conditioning.cache import TensorCache
+from qwen_edit.conditioning.cache import ConditioningCache
 from qwen_edit.conditioning.references import Reference
 from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.errors import BadRequest
@@ -21,9 +21,9 @@ from qwen_edit.pipeline import Pipeline
 
 
 class Conditioner:
-    """`cache` keeps what it made; it may be asked for what is in there by another thread."""
+    """`cache` keeps what it made."""
 
-    def __init__(self, pipeline: Pipeline, cache: TensorCache, prefixes: PrefixStore, *, mrope: bool) -> None:
+    def __init__(self, pipeline: Pipeline, cache: ConditioningCache, prefixes: PrefixStore, *, mrope: bool) -> None:
         self._pipeline = pipeline
         self._mrope = mrope
         self._prefixes = prefixes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections import OrderedDict
@@ -96,7 +97,6 @@ class Preparation:
         """
         references = references_of(request, self._decoders, alpha=self._sizes.family.reads_alpha)
         own = yield from self._own_sizes(request, references)
-        masked = request.mask is not None
         geometry = self._geometry(request, own)
         self._check_latents(request, geometry)
         caller = request.caller
@@ -112,14 +112,25 @@ class Preparation:
             negative = self._prompts.prompt(*texts, caller=caller)
         prepared = Prepared(references, geometry, prompt, negative, mask=None, caption=caption)
         self._conditioner.check_room(prepared.prompts)
-        yield from self._decode(prepared, masked=masked)
         if request.mask is None:
+            yield from self._decode(prepared)
             return prepared
-        yield Work.PICTURE
-        source = references[0].at(geometry.answer)
+        return replace(prepared, mask=(yield from self._masked(request, request.mask, prepared, own[0])))
+
+    def _masked(self, request: EditRequest, data: bytes, prepared: Prepared, own: Size) -> Generator[Work, None, Mask]:
+        """The mask with its source, which every segment of an edit needs; the source's own size is `own`."""
+        geometry, source = prepared.geometry, prepared.references[0]
         asked = request.size is not None
-        mask = masks.fit(self._decoders, request.mask, source, own[0], geometry.output, size_asked=asked)
-        return replace(prepared, mask=mask)
+        key = ("mask", source.digest, hashlib.sha256(data).digest(), geometry.output, geometry.answer, asked)
+        kept: Mask | None = self._conditioner.cache.find(key)
+        yield from self._decode(prepared, masked=True, source=kept is None)
+        if kept is not None:
+            return kept
+        yield Work.PICTURE
+        picture = source.at(geometry.answer)
+        mask = masks.fit(self._decoders, data, picture, own, geometry.output, size_asked=asked)
+        self._conditioner.cache.keep(key, mask)
+        return mask
 
     def _caption(self, picture: Reference, size: Size, unwanted: Callable[[], bool]) -> Generator[Work, None, str]:
         caption = self._captions.known(picture, size)
@@ -153,16 +164,18 @@ class Preparation:
         alone = self._geometry(request, [own])
         return [*alone.conditions, *alone.references, *([alone.output, alone.answer] if masked else [])]
 
-    def _decode(self, prepared: Prepared, *, masked: bool) -> Generator[Work, None, None]:
-        """Leaves of every picture what its encoding needs, and nothing where it is encoded already."""
+    def _decode(self, prepared: Prepared, *, masked: bool = False, source: bool = False) -> Generator[Work, None, None]:
+        """Leaves of every picture what its encoding needs, and nothing where it is encoded already.
+
+        With `source` the first one at the answer's size too, in which its mask is put.
+        """
         geometry = prepared.geometry
         cached = self._conditioner.is_cached(prepared.prompts, _latents(prepared.references, geometry, masked=masked))
         for number, reference in enumerate(prepared.references):
-            source = masked and number == 0
             needed = [] if cached else [*geometry.conditions[number : number + 1], geometry.references[number]]
-            if source and not cached:
+            if masked and number == 0 and not cached:
                 needed.append(geometry.output)
-            if source:
+            if source and number == 0:
                 needed.append(geometry.answer)
             if not reference.has(needed):
                 yield Work.PICTURE

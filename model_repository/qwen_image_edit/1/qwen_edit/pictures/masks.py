@@ -26,6 +26,11 @@ class Mask:
     region: Image.Image  # "L", 255 where it may change pixels; at the answer's size
     source: Image.Image  # "RGB" or "RGBA", the first reference at the answer's size
 
+    @property
+    def nbytes(self) -> int:
+        pictures = self.denoised, self.region, self.source
+        return sum(picture.width * picture.height * len(picture.getbands()) for picture in pictures)
+
     def latent_region(self, latent_pixels: int, *, whole: bool) -> torch.Tensor:
         """(1, 1, h, w) float32, 1 where latents are edited; a token can be partly so.
 
