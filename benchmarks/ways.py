@@ -18,6 +18,7 @@ from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import ragged
 from qwen_edit.forward.block import Paths
 from qwen_edit.forward.denoise import Denoiser, Denoising
+from qwen_edit.forward.lora_store import LoraStore
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
@@ -97,7 +98,7 @@ class Model:
             geometry=geometry, latents=output, references=(reference,), text=text, negative_text=text[:30].clone(),
             true_cfg_scale=GUIDANCE, sigmas=NoiseLevels(pipeline.scheduler).sigmas(4, tokens[0]), step=0,
         )  # fmt: skip
-        denoiser = Denoiser(pipeline, PrefixStore(0))
+        denoiser = Denoiser(pipeline, PrefixStore(0), LoraStore(pipeline, 0))
         denoiser.step([state])
         return forwards.host_waits(lambda: denoiser.step([state]), self.device)
 

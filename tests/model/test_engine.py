@@ -457,7 +457,7 @@ def test_the_answer_tells_what_was_done(engine: TestEngine, cat: bytes) -> None:
     outcome = engine.submit(edit(cat, true_cfg_scale=4.0)).wait()
     assert outcome.timings.keys() == {
         "queue", "encode", "denoise", "decode", "rows", "cache_hit", "named", "order", "text_tokens", "image_tokens",
-        "output_tokens", "skipped", "history",
+        "output_tokens", "skipped", "history", "adapters",
     }  # fmt: skip
     assert outcome.timings["rows"] == 2
     assert outcome.timings["output_tokens"] == 16

@@ -22,7 +22,7 @@ NOW = 1_800_000_000.0
 DEFAULTS = Defaults(num_inference_steps=8, true_cfg_scale=4.0, negative_prompt=" ")
 DTYPES = {
     "image": np.object_, "prompt": np.object_, "negative_prompt": np.object_, "mask": np.object_, "size": np.int32,
-    "markup": np.object_,
+    "markup": np.object_, "lora": np.object_,
     "num_inference_steps": np.int32, "true_cfg_scale": np.float32, "seed": np.int64, "start_step": np.int32,
     "stop_step": np.int32, "latents": np.float32, "preview": np.int32, "arrival": np.float64,
 }  # fmt: skip
@@ -38,6 +38,15 @@ def request_of(defaults: Defaults, said: Hints = NO_HINTS, **values: Any) -> Edi
     given |= values
     tensors = {name: np.array([value], dtype=DTYPES[name]) for name, value in given.items() if value is not None}
     return parse(tensors, Limits(), defaults, request_id="r", now=NOW, unix_now=NOW, hints=said)
+
+
+def test_adapters_are_asked_for_by_name_and_told_back_as_a_parameter() -> None:
+    assert request(lora=[b"ink:0.5,oil"]).lora == (("ink", 0.5), ("oil", 1.0))
+    assert request(lora=[b""]).lora == request().lora == ()
+    with pytest.raises(BadRequest, match=r"^lora: "):
+        request(lora=[b"\xff"])
+    assert request(hints('{"adapters": ""}')).adapters == ""
+    assert request().adapters is None
 
 
 def test_what_is_left_out_gets_its_default() -> None:

@@ -146,6 +146,8 @@ INVALID = [
     ("negative_prompt", b"\xff"),
     ("mask", b"not a picture"),
     ("markup", b"not a picture"),
+    ("lora", b"../../etc/passwd"),
+    ("lora", b"ink"),
     ("size", [63, 64]),
     ("size", [4096, 64]),
     ("size", [2048, 2048]),
@@ -226,14 +228,14 @@ def test_a_required_tensor_that_is_missing_is_invalid(infer: Infer, edit: dict[s
 
 WRONG_SHAPES = {
     "prompt": [b"one", b"two"], "negative_prompt": [b"one", b"two"], "mask": [b"one", b"two"], "size": [64, 64, 64],
-    "markup": [b"one", b"two"],
+    "markup": [b"one", b"two"], "lora": [b"one", b"two"],
     "num_inference_steps": [2, 2], "true_cfg_scale": [1.0, 1.0], "seed": [1, 1], "start_step": [0, 0],
     "stop_step": [1, 1], "latents": LATENTS[None], "preview": [0, 0], "arrival": [0.0, 0.0],
 }  # fmt: skip
 WRONG_TYPES = {
     "image": np.zeros((1, 1), np.uint8), "prompt": np.zeros((1, 1), np.uint8),
     "negative_prompt": np.zeros((1, 1), np.int32), "mask": np.zeros((1, 1), np.uint8),
-    "markup": np.zeros((1, 1), np.uint8), "size": np.full((1, 2), 64, np.int64),
+    "markup": np.zeros((1, 1), np.uint8), "lora": np.zeros((1, 1), np.uint8), "size": np.full((1, 2), 64, np.int64),
     "num_inference_steps": np.full((1, 1), 2, np.int64),
     "true_cfg_scale": np.ones((1, 1), np.float64), "seed": np.ones((1, 1), np.int32),
     "start_step": np.zeros((1, 1), np.int64), "stop_step": np.zeros((1, 1), np.float32),

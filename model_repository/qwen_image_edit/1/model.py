@@ -69,6 +69,7 @@ class TritonPythonModel:
             from qwen_edit.engine import Engine
             from qwen_edit.loading.identity import identity
             from qwen_edit.loading.load import instance_device, load
+            from qwen_edit.loading.lora_files import LoraFiles
             from qwen_edit.pictures.decoders import Decoders
             from qwen_edit.pictures.images import SPARE
             from qwen_edit.worker import PipelineWorker
@@ -87,8 +88,8 @@ class TritonPythonModel:
         self._spread_seconds = SPREAD_SECONDS if self._instances > 1 else 0.0
         self._limits = limits
         self._max_jobs = settings.max_jobs
-        self._defaults = loaded.defaults
-        self._about = loaded.about
+        self._lora_files = LoraFiles(settings.lora_dir) if settings.lora_dir else None
+        self._loaded = loaded
         self._metrics = EngineMetrics(
             TritonMetrics(), args["model_instance_name"], max_jobs=settings.max_jobs,
             about=identity(settings, checkpoint, str(device)),
@@ -99,6 +100,8 @@ class TritonPythonModel:
             decoders,
             cache_bytes=settings.cache_bytes(on_gpu=device.type == "cuda"),
             prefix_bytes=loaded.prefix_bytes,
+            lora_files=self._lora_files,
+            lora_bytes=settings.lora_cache_mb * 2**20,
             mrope=settings.vl_positions == "mrope",
         )
         self._engine = Engine(
@@ -119,15 +122,16 @@ class TritonPythonModel:
                 }
                 parameters = _text(request.parameters)
                 if asks_about(parameters):
-                    reply.about(self._about)
+                    reply.about(self._loaded.about(self._lora_files.names() if self._lora_files else []))
                     continue
                 if (unwanted := cancelled(tensors)) is not None:
                     self._cancellations.add(unwanted)
                     reply.nothing()
                     continue
                 edits = parse_rows(
-                    tensors, self._limits, self._defaults, request_id=_text(request.request_id), now=time.monotonic(),
-                    unix_now=time.time(), hints=hints(parameters, instances=self._instances), max_rows=self._max_jobs,
+                    tensors, self._limits, self._loaded.defaults, request_id=_text(request.request_id),
+                    now=time.monotonic(), unix_now=time.time(), hints=hints(parameters, instances=self._instances),
+                    max_rows=self._max_jobs,
                 )  # fmt: skip
                 self._submit(edits, reply)
                 time.sleep(self._spread_seconds)

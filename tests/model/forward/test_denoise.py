@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from qwen_edit.forward.denoise import Denoiser, Denoising
+from qwen_edit.forward.lora_store import LoraStore
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.pipeline import Row
 
@@ -27,7 +28,7 @@ def test_rows_share_a_forward_as_far_as_they_may_and_move_the_same(
     with engine_on(load_pipeline(sensitive("plus-2511"))) as engine:
         states = _states(engine, photo)
     reference = [copy(state) for state in states]
-    Denoiser(engine.pipeline, PrefixStore(0)).step(reference)
+    Denoiser(engine.pipeline, PrefixStore(0), LoraStore(engine.pipeline, 0)).step(reference)
     right = engine.pipeline.velocities
     seen: list[int] = []
 
@@ -36,7 +37,7 @@ def test_rows_share_a_forward_as_far_as_they_may_and_move_the_same(
         return right(rows)
 
     monkeypatch.setattr(engine.pipeline, "velocities", watched)
-    Denoiser(engine.pipeline, PrefixStore(0)).step(states, rows_per_forward=limit)
+    Denoiser(engine.pipeline, PrefixStore(0), LoraStore(engine.pipeline, 0)).step(states, rows_per_forward=limit)
     assert seen == forwards
     for state, expected in zip(states, reference, strict=True):
         assert difference(state.latents, expected.latents) <= 1e-5

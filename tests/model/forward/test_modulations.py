@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from qwen_edit.forward.adapting import Adapting
 from qwen_edit.forward.modulations import Modulations, Times
 
 
@@ -19,32 +20,36 @@ class Counted(torch.nn.Module):
 
 
 def times(*values: float) -> Times:
-    return Times(values, torch.tensor(values)[:, None])
+    return Times(values, ((),) * len(values), torch.tensor(values)[:, None])
+
+
+def of(modulations: Modulations, *values: float) -> torch.Tensor:
+    return modulations.of(times(*values), Adapting([()]))
 
 
 def test_a_time_that_was_seen_is_not_made_again_and_one_that_two_rows_share_is_made_once() -> None:
     layer = Counted()
     modulations = Modulations(layer)
     for values in ((0.9, 0.9, 0.0), (0.9, 0.5, 0.0), (0.5, 0.9, 0.0)):
-        assert modulations.of(times(*values)).flatten().tolist() == torch.tensor(values).tolist()
+        assert of(modulations, *values).flatten().tolist() == torch.tensor(values).tolist()
     assert layer.given == [1, 1, 1]
 
 
 def test_where_an_edit_begins_does_not_change_what_a_time_is_made_with() -> None:
     layer = Counted()
     for values in ((0.9, 0.0), (0.5, 0.0)):
-        Modulations(layer).of(times(*values))
+        of(Modulations(layer), *values)
     modulations = Modulations(layer)
-    modulations.of(times(0.9, 0.0))
-    modulations.of(times(0.5, 0.0))
+    of(modulations, 0.9, 0.0)
+    of(modulations, 0.5, 0.0)
     assert set(layer.given) == {1}
 
 
 def test_only_the_times_used_last_are_kept_and_a_forward_of_more_is_whole() -> None:
     layer = Counted()
     modulations = Modulations(layer, kept=2)
-    assert modulations.of(times(0.1, 0.2, 0.3, 0.4)).flatten().tolist() == torch.tensor([0.1, 0.2, 0.3, 0.4]).tolist()
-    modulations.of(times(0.3))
-    modulations.of(times(0.5))
-    modulations.of(times(0.3, 0.4))
+    assert of(modulations, 0.1, 0.2, 0.3, 0.4).flatten().tolist() == torch.tensor([0.1, 0.2, 0.3, 0.4]).tolist()
+    of(modulations, 0.3)
+    of(modulations, 0.5)
+    of(modulations, 0.3, 0.4)
     assert layer.given == [4, 1, 1], "0.4 was the oldest of three"

@@ -130,10 +130,10 @@ def test_a_companys_places_are_found_once_and_few_companies_are_kept() -> None:
 
     companies = places.PlacesOfCompanies(angles, references_at_zero=True, kept=2)
     one, two, three = (Row(torch.zeros(4, 1), ((1, 2, 2),), torch.zeros(tokens, 1), 0.5) for tokens in (1, 2, 3))
-    first = companies.of([one, two])
-    assert companies.of([one, two]) is first
-    companies.of([two])
-    assert companies.of([one, two]) is first
-    companies.of([three])
-    companies.of([two])
+    first = companies.of([one, two], [0, 0])
+    assert companies.of([one, two], [0, 0]) is first
+    companies.of([two], [0])
+    assert companies.of([one, two], [0, 0]) is first
+    companies.of([three], [0])
+    companies.of([two], [0])
     assert asked == [1, 2, 2, 3, 2]

@@ -38,6 +38,7 @@ class Hints:
     cache: str | None = None  # preset of the step cache; None: the quality's, or the server's
     quality: str = AUTO  # see families/quality.py
     history: str = ""  # what an earlier answer said of its `history`
+    adapters: str | None = None  # likewise of its adapters; None: not told
     layering: Mapping[str, object] = field(default_factory=dict)  # what was given of these, see families/layering.py
 
 
@@ -61,6 +62,7 @@ def hints(parameters: str, *, instances: int = 1) -> Hints:
         cache=_cache(given),
         quality=checked(given.get("quality", AUTO)),
         history=str(given.get("history", "")),
+        adapters=str(given["adapters"]) if "adapters" in given else None,
         layering={name: given[name] for name in ASKED if name in given},
     )
 

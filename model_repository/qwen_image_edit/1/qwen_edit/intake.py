@@ -45,8 +45,8 @@ class Intake:
     `picture_ended()` after each picture.
 
     One thread begins every job, and ends those that have nothing to decode, whatever the others do meanwhile. One
-    writes captions, which take long, so that no picture waits for them. Callers for whom much was done lately go behind
-    the others, continued or not.
+    writes captions and one reads adapters, which take long, so that no picture waits for them. Callers for whom much
+    was done lately go behind the others, continued or not.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class Intake:
         self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
         self._others = [
             *(threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(DECODERS)),
-            threading.Thread(target=self._caption, name="caption", daemon=True),
+            threading.Thread(target=self._do, args=(Work.CAPTION,), name="caption", daemon=True),
+            threading.Thread(target=self._do, args=(Work.ADAPTER,), name="adapter", daemon=True),
         ]
         for thread in (self._beginning, *self._others):
             thread.start()
@@ -95,8 +96,8 @@ class Intake:
             self._advance(turn)
             self._picture_ended()
 
-    def _caption(self) -> None:
-        while (turn := self._next(Work.CAPTION)) is not None:
+    def _do(self, work: Work) -> None:
+        while (turn := self._next(work)) is not None:
             self._advance(turn)
 
     def _next(self, work: Work) -> Turn | None:

@@ -16,6 +16,7 @@ from qwen_edit.errors import EditError
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.denoise import Denoising
+from qwen_edit.forward.lora_store import identity_of
 from qwen_edit.forward.skipping import plan_at
 from qwen_edit.pictures.decoding import Layers, Picture
 from qwen_edit.request import EditRequest
@@ -178,6 +179,7 @@ class Job:
             "cache_hit": times.cache_hit,
             "skipped": self.state.spared,
             "history": plan_at(self.state.step, self.request.num_inference_steps, self.request.cache),
+            "adapters": identity_of(self.prepared.adapters),
             "named": True,  # a continued call may name its pictures
             "order": round(self.place - time.monotonic(), 6),
             **({"caption": self.prepared.caption} if self.prepared.caption else {}),

@@ -55,6 +55,30 @@ MAX_CAPTION_TOKENS = 512
 Shape = tuple[int, int, int]  # (frames, height, width) in tokens of a picture; more frames than one have layers
 
 
+class LowRank(NamedTuple):
+    """What is added to a layer's output: of its input the product with `down`, and of that the product with `up`."""
+
+    down: torch.Tensor  # (rank, inputs)
+    up: torch.Tensor  # (outputs, rank)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """A LoRA where the transformer is, and how much of it is added."""
+
+    digest: str
+    weight: float
+    layers: Mapping[torch.nn.Module, LowRank]
+    on_times: bool  # whether it changes what is made of a row's time
+
+    @property
+    def identity(self) -> tuple[str, float]:
+        return self.digest, self.weight
+
+
+Loras = tuple[Weighed, ...]  # of one row, which add up
+
+
 class Row(NamedTuple):
     """One transformer input."""
 
@@ -62,6 +86,7 @@ class Row(NamedTuple):
     shapes: tuple[Shape, ...]  # of the same pictures
     text: torch.Tensor  # (text tokens, joint_attention_dim); or a prefix, see prefixes.py
     time: float  # in 0..1
+    loras: Loras = ()
 
 
 class Pipeline:

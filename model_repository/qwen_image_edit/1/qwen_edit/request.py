@@ -18,6 +18,7 @@ from qwen_edit.families.family import Size
 from qwen_edit.families.layering import Layering, layering_of
 from qwen_edit.families.quality import Quality, quality_of
 from qwen_edit.families.wording import plain, worded
+from qwen_edit.forward.lora_asked import Asked, adapters_asked_for
 from qwen_edit.forward.resumed import left_by
 from qwen_edit.forward.skipping import computed, plan_at
 from qwen_edit.hints import NO_HINTS, Hints, age_of
@@ -40,6 +41,7 @@ TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "negative_prompt": ("O", (1,)),
     "mask": ("O", (1,)),
     "markup": ("O", (1,)),
+    "lora": ("O", (1,)),
     "size": ("i", (2,)),
     "num_inference_steps": ("i", (1,)),
     "true_cfg_scale": ("f", (1,)),
@@ -99,6 +101,8 @@ class EditRequest:
     layering: Layering | None = None  # None: pictures are edited
     markup: bytes | None = None  # encoded: a drawing over the first reference image
     quality: str = ""  # the word that steps and cache stand for, where the caller said it
+    lora: Asked = ()
+    adapters: str | None = None  # what an earlier answer said of its own; None: not told
 
     @property
     def guided(self) -> bool:
@@ -123,10 +127,8 @@ def parse(
     unix_now: float,
     hints: Hints = NO_HINTS,
 ) -> EditRequest:
-    """The request in `tensors`, each with its batch dimension; raises BadRequest naming the tensor and the value.
-
-    `now` is what the monotonic clock says.
-    """
+    """The request in `tensors`, each with its batch dimension, `now` by the monotonic clock; raises BadRequest naming
+    the tensor and the value."""
     values = {name: _unbatched(name, tensor) for name, tensor in tensors.items()}
     own = Quality(defaults.fixed_steps or defaults.num_inference_steps, defaults.cache)
     quality = own if defaults.fixed_steps else quality_of(hints.quality, own, limits.steps)
@@ -137,8 +139,7 @@ def parse(
         raise BadRequest("seed", "a continued run (start_step > 0) needs the seed of its first call")
     cache = hints.cache or quality.cache
     latents, history = left_by(values, start, plan=plan_at(start, steps, cache), history_of=hints.history)
-    told = float(values["arrival"][0]) if "arrival" in values and hints.age is None else None
-    age = hints.age if told is None else age_of(told, unix_now)
+    age = age_of(float(values["arrival"][0]), unix_now) if "arrival" in values and hints.age is None else hints.age
     pictures = () if start == 0 or "image" in values else hints.pictures
     if pictures:
         _check_count(len(pictures), defaults.references)
@@ -174,6 +175,8 @@ def parse(
         history=history,
         layering=layering,
         quality=quality.made(steps, cache),
+        lora=adapters_asked_for(_text(values, "lora", "")),
+        adapters=hints.adapters,
     )
 
 

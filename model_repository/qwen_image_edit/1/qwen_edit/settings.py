@@ -245,6 +245,19 @@ class Settings:
         "Mebibytes for keys and values of Qwen-Image-2.1's prompts and references, half of one for each token. Empty: "
         "on a GPU nine tenths of what is free beside the largest edit, on the CPU a quarter of the main memory.",
     )
+    lora_dir: str = setting(
+        "LORA_DIR",
+        text,
+        "",
+        "Folder of the LoRA adapters that a request may name with `lora`, each by its file's name without "
+        "`.safetensors`. Empty: none.",
+    )
+    lora_cache_mb: int = setting(
+        "LORA_CACHE_MB",
+        integer(1, 2**20),
+        2048,
+        "Mebibytes of the transformer's device for adapters of `LORA_DIR`. What one edit names has to fit.",
+    )
     vl_positions: str = setting(
         "VL_POSITIONS",
         choice("mrope", "diffusers"),

@@ -17,10 +17,13 @@ from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import Failed
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting, skip
+from qwen_edit.forward.lora_store import LoraStore, needed_bytes
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.forward.skipping import skipped
 from qwen_edit.job import Job, Result
+from qwen_edit.loading.lora_files import LoraFiles
+from qwen_edit.loading.loras import Loras
 from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.pictures import decoding
 from qwen_edit.pictures.decoders import Decoders
@@ -81,16 +84,22 @@ class PipelineWorker:
         *,
         cache_bytes: int,
         prefix_bytes: int = 0,
+        lora_files: LoraFiles | None = None,
+        lora_bytes: int = 0,
         mrope: bool = True,
     ) -> None:
         self._pipeline = pipeline
         self._decoders = decoders
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
-        self._conditioner = Conditioner(pipeline, ConditioningCache(cache_bytes), self._prefixes, mrope=mrope)
-        self._preparation = Preparation(
-            sizes, Prompts(pipeline), Captions(pipeline), self._conditioner, decoders, channels=pipeline.token_channels
+        self._loras = LoraStore(pipeline, lora_bytes)
+        self._conditioner = Conditioner(
+            pipeline, ConditioningCache(cache_bytes), self._prefixes, self._loras, mrope=mrope
         )
-        self._denoiser = Denoiser(pipeline, self._prefixes)
+        self._preparation = Preparation(
+            sizes, Prompts(pipeline), Captions(pipeline), self._conditioner, decoders,
+            Loras(lora_files, pipeline, lora_bytes) if lora_files else None, channels=pipeline.token_channels,
+        )  # fmt: skip
+        self._denoiser = Denoiser(pipeline, self._prefixes, self._loras)
         by_root = pipeline.family.shifts_by_root
         self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas, by_root=by_root)
 
@@ -109,10 +118,13 @@ class PipelineWorker:
         needed: dict[Hashable, int] = {}
         for job in jobs:
             together = needed | self._conditioner.prefix_bytes(job.prepared.prompts)
-            if not chosen or sum(together.values()) <= self._prefixes.max_bytes:
+            adapters = needed_bytes(each.prepared.adapters for each in (*chosen, job))
+            fits = sum(together.values()) <= self._prefixes.max_bytes and adapters <= self._loras.max_bytes
+            if not chosen or fits:
                 chosen.append(job)
                 needed = together
         self._prefixes.next_step(needed)
+        self._loras.make_room(lora for job in chosen for lora, _ in job.prepared.adapters)
         return chosen
 
     def encode(self, job: Job) -> Denoising:
@@ -138,6 +150,7 @@ class PipelineWorker:
             stop=request.stop_step,
             skipped=skipped(request.num_inference_steps, request.cache),
             velocity=None if request.history is None else torch.from_numpy(request.history).to(self.device),
+            adapters=prepared.adapters,
         )
         skip(state)
         return state
@@ -165,6 +178,7 @@ class PipelineWorker:
 
     def free_memory(self, *, encodings: bool) -> None:
         self._prefixes.give_back()
+        self._loras.give_back()
         if encodings:
             self._conditioner.cache.clear()
         if self.device.type == "cuda":

@@ -6,7 +6,6 @@ Each is encoded alone and when it is first needed: encodings of a batch are not 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from functools import partial
 
 import torch
 
@@ -15,6 +14,7 @@ from qwen_edit.conditioning.references import Reference
 from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
+from qwen_edit.forward.lora_store import LoraStore
 from qwen_edit.forward.pipeline21 import Pipeline21
 from qwen_edit.forward.prefix_store import Prefix, PrefixStore
 from qwen_edit.pipeline import Pipeline
@@ -23,10 +23,13 @@ from qwen_edit.pipeline import Pipeline
 class Conditioner:
     """`cache` keeps what it made."""
 
-    def __init__(self, pipeline: Pipeline, cache: ConditioningCache, prefixes: PrefixStore, *, mrope: bool) -> None:
+    def __init__(
+        self, pipeline: Pipeline, cache: ConditioningCache, prefixes: PrefixStore, loras: LoraStore, *, mrope: bool
+    ) -> None:
         self._pipeline = pipeline
         self._mrope = mrope
         self._prefixes = prefixes
+        self._loras = loras
         self.cache = cache
 
     def text_embeddings(self, prompt: Prompt, references: Sequence[Reference]) -> torch.Tensor | Prefix:
@@ -36,8 +39,12 @@ class Conditioner:
         if not isinstance(pipeline, Pipeline21):
             return states
         latents = [self.latents(reference, size) for reference, size in zip(references, prompt.sizes, strict=True)]
-        make = partial(pipeline.prefix, prompt.text, states, prompt.sizes, latents)
-        prefix = Prefix(prompt.key, pipeline.prefix_bytes(prompt.tokens), make)
+
+        def make() -> torch.Tensor:
+            loras = self._loras.weighed(prompt.adapters)
+            return pipeline.prefix(prompt.text, states, prompt.sizes, latents, loras)
+
+        prefix = Prefix(prompt.prefix_key, pipeline.prefix_bytes(prompt.tokens), make)
         self._prefixes.begin(prefix)
         return prefix
 
@@ -45,7 +52,7 @@ class Conditioner:
         """Of each prefix that an edit with these prompts needs in a step."""
         if not isinstance(self._pipeline, Pipeline21):
             return {}
-        return {prompt.key: self._pipeline.prefix_bytes(prompt.tokens) for prompt in prompts}
+        return {prompt.prefix_key: self._pipeline.prefix_bytes(prompt.tokens) for prompt in prompts}
 
     def check_room(self, prompts: Sequence[Prompt]) -> None:
         """Raises BadRequest where their prefixes never fit, of which nobody could be helped by waiting."""

@@ -19,6 +19,8 @@ from qwen_edit.conditioning.texts import Prompt, Prompts
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry, Sizes
+from qwen_edit.forward.lora_store import Adapters, Lora, identity_of
+from qwen_edit.loading.loras import Loras, check_together
 from qwen_edit.pictures import masks
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pictures.masks import Mask
@@ -37,6 +39,7 @@ class Prepared:
     negative_prompt: Prompt | None  # None: no guidance
     mask: Mask | None
     caption: str = ""  # in the place of a prompt that was empty
+    adapters: Adapters = ()
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -56,6 +59,7 @@ class Work(Enum):
 
     PICTURE = auto()  # to be decoded
     CAPTION = auto()  # to be written
+    ADAPTER = auto()  # to be read
 
 
 Preparing = Generator[Work, None, Prepared]  # stops before all such work
@@ -71,14 +75,17 @@ class Preparation:
         captions: Captions,
         conditioner: Conditioner,
         decoders: Decoders,
+        loras: Loras | None,
         *,
         channels: int,
     ) -> None:
+        """`loras`: None where requests may name none."""
         self._sizes = sizes
         self._prompts = prompts
         self._captions = captions
         self._conditioner = conditioner
         self._decoders = decoders
+        self._loras = loras
         self._channels = channels  # of a packed token
         self._known_sizes: OrderedDict[bytes, Size] = OrderedDict()
         self._lock = threading.Lock()  # guards _known_sizes
@@ -91,10 +98,11 @@ class Preparation:
         return tuple(geometry.row_tokens(self._prompts.about(text, geometry)) for text in texts)
 
     def prepare(self, request: EditRequest, unwanted: Callable[[], bool]) -> Preparing:
-        """Stops before each picture that it decodes, and before a caption; raises BadRequest, UnknownPictures.
+        """Stops before each picture that it decodes, a caption and adapters; raises BadRequest, UnknownPictures.
 
         `unwanted`: whether nobody waits for the edit any more; a caption is then cut short, and Cancelled raised.
         """
+        adapters = yield from self._adapters(request)
         references = references_of(request, self._decoders, alpha=self._sizes.family.reads_alpha)
         own = yield from self._own_sizes(request, references)
         geometry = self._geometry(request, own)
@@ -105,12 +113,12 @@ class Preparation:
         # A run that continues brings its caption back as its prompt; what was too long was refused when it began.
         cut = caption != "" or request.continued
         text = request.prompt or caption
-        prompt = self._prompts.prompt(text, seen, geometry, "prompt", caller=caller, cut=cut)
+        prompt = self._prompts.prompt(text, seen, geometry, "prompt", caller=caller, cut=cut, adapters=adapters)
         negative = None
         if request.guided:
             texts = request.negative_prompt, seen, geometry, "negative_prompt"
-            negative = self._prompts.prompt(*texts, caller=caller)
-        prepared = Prepared(references, geometry, prompt, negative, mask=None, caption=caption)
+            negative = self._prompts.prompt(*texts, caller=caller, adapters=adapters)
+        prepared = Prepared(references, geometry, prompt, negative, mask=None, caption=caption, adapters=adapters)
         self._conditioner.check_room(prepared.prompts)
         if request.mask is None:
             yield from self._decode(prepared)
@@ -131,6 +139,25 @@ class Preparation:
         mask = masks.fit(self._decoders, data, picture, own, geometry.output, size_asked=asked)
         self._conditioner.cache.keep(key, mask)
         return mask
+
+    def _adapters(self, request: EditRequest) -> Generator[Work, None, Adapters]:
+        """Those that it names, and of a run that continues the same that it began with."""
+        loras: dict[str, Lora] = {}
+        for name, _ in request.lora:
+            if self._loras is None:
+                none = "this server has no adapters for requests: leave it out, or set LORA_DIR"
+                raise BadRequest("lora", f"{name!r}: {none}")
+            known = self._loras.known(name)
+            if known is None:
+                yield Work.ADAPTER
+                known = self._loras.read(name)
+            loras[name] = known
+        if self._loras:
+            check_together(loras, self._loras.max_bytes)
+        adapters = tuple((loras[name], weight) for name, weight in request.lora)
+        if request.continued and request.adapters not in (None, identity_of(adapters)):
+            raise BadRequest("lora", "not the adapters, or not their files, that this edit began with: begin it again")
+        return adapters
 
     def _caption(self, picture: Reference, size: Size, unwanted: Callable[[], bool]) -> Generator[Work, None, str]:
         caption = self._captions.known(picture, size)

@@ -9,6 +9,7 @@ from qwen_edit.conditioning.references import Reference
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry
+from qwen_edit.forward.lora_store import Adapters
 from qwen_edit.pipeline import Pipeline
 
 # Rotary positions that the transformer has a table for: the text's, after the picture's half extent.
@@ -26,10 +27,15 @@ class Prompt:
     sizes: tuple[Size, ...]  # of the pictures as the text encoder sees them
     tokens: int  # that the transformer sees
     caller: str  # whose it is: its encoding is found again by him alone
+    adapters: Adapters = ()  # that the transformer sees it with; the text encoder has none
 
     @property
     def key(self) -> tuple[object, ...]:
         return ("text", self.text, self.digests, self.sizes, self.caller)
+
+    @property
+    def prefix_key(self) -> tuple[object, ...]:
+        return (*self.key, *((lora.digest, weight) for lora, weight in self.adapters))
 
 
 class Prompts:
@@ -46,6 +52,7 @@ class Prompts:
         *,
         caller: str = "",
         cut: bool = False,
+        adapters: Adapters = (),
     ) -> Prompt:
         """Applies the template and counts the tokens; raises BadRequest naming `tensor` where they do not fit.
 
@@ -62,7 +69,8 @@ class Prompts:
                 f"text and pictures take {tokens} text positions: at most {most} are allowed "
                 "at this output size with these references",
             )
-        return Prompt(templated, tuple(r.digest for r in references), geometry.conditions, tokens, caller)
+        digests = tuple(reference.digest for reference in references)
+        return Prompt(templated, digests, geometry.conditions, tokens, caller, adapters)
 
     def about(self, text: str, geometry: Geometry) -> int:
         """About as many tokens as the text with its pictures has, without reading it."""

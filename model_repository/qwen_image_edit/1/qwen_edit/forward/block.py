@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from qwen_edit.forward.adapting import Adapting
 from qwen_edit.forward.attention import Varlen, attended, joined
 from qwen_edit.forward.modulations import Modulations, Times
 from qwen_edit.forward.places import Places
@@ -128,17 +129,22 @@ class BlockForward:
         if places is None:
             diffusers: tuple[torch.Tensor, torch.Tensor] = self._diffusers(*given, **named)
             return diffusers
-        image, text, times = given
-        return self._moved(image, text, times, places)
+        image, text, times, adapting = given
+        return self._moved(image, text, times, adapting, places)
 
     def _moved(
-        self, image: torch.Tensor, text: torch.Tensor, times: Times, places: Places
+        self, image: torch.Tensor, text: torch.Tensor, times: Times, adapting: Adapting, places: Places
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens of all rows, pictures' (or the outputs' of these) and text, after this block."""
-        block, joint, halves = self._block, self._paths.joint, self._paths.halves
+        # What is compiled knows no adapters, and of three layers that one stands for each has its own.
+        block, plain = self._block, bool(adapting)
+        joint, halves = ({}, Halves()) if plain else (self._paths.joint, self._paths.halves)
         of_image, of_text = image_stream(block, joint), text_stream(block, joint)
-        image_modulations, text_modulations = self._image_modulations.of(times), self._text_modulations.of(times)
+        image_modulations = self._image_modulations.of(times, adapting)
+        text_modulations = self._text_modulations.of(times, adapting)
+        adapting.over(places.image_tokens)
         image_heads = halves.before(of_image, image, image_modulations, places.image_times, places.image_angles)
+        adapting.over(places.text_tokens)
         text_heads = halves.before(of_text, text, text_modulations, places.text_times, places.text_angles)
         keys, values = (_rows(*each, places) for each in zip(image_heads[1:], text_heads[1:], strict=True))
         if self._for_outputs:
@@ -146,14 +152,15 @@ class BlockForward:
                 outputs(each, places) for each in (image_heads[0], image, places.image_times)
             )
             heads = attended(block.attn, queries, keys, values, places.output_runs, self._paths.varlen)
+            adapting.over(places.output_tokens)
             return halves.after(of_image, image, heads.flatten(1), image_modulations, image_times), text
         queries = _rows(image_heads[0], text_heads[0], places)
         heads = attended(block.attn, queries, keys, values, places.runs, self._paths.varlen)
         seen_by_image, seen_by_text = _streams(heads.flatten(1), places)
-        return (
-            halves.after(of_image, image, seen_by_image, image_modulations, places.image_times),
-            halves.after(of_text, text, seen_by_text, text_modulations, places.text_times),
-        )
+        adapting.over(places.image_tokens)
+        image = halves.after(of_image, image, seen_by_image, image_modulations, places.image_times)
+        adapting.over(places.text_tokens)
+        return image, halves.after(of_text, text, seen_by_text, text_modulations, places.text_times)
 
 
 def outputs(image: torch.Tensor, places: Places) -> torch.Tensor:

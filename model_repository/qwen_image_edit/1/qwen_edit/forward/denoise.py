@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from qwen_edit.families.sizes import Geometry
+from qwen_edit.forward.lora_store import Adapters, LoraStore
 from qwen_edit.forward.prefix_store import Prefix, PrefixStore
 from qwen_edit.forward.sigmas import Sigmas
-from qwen_edit.pipeline import Pipeline, Row
+from qwen_edit.pipeline import Loras, Pipeline, Row
 
 Condition = torch.Tensor | Prefix  # (text tokens, joint_attention_dim)
 
@@ -45,6 +46,7 @@ class Denoising:
     # rounding of its own tells rows apart that differ in their last bit.
     velocity: torch.Tensor | None = None
     spared: int = 0  # steps taken without a forward
+    adapters: Adapters = ()
 
     @property
     def skips(self) -> bool:
@@ -53,9 +55,10 @@ class Denoising:
 
 
 class Denoiser:
-    def __init__(self, pipeline: Pipeline, prefixes: PrefixStore) -> None:
+    def __init__(self, pipeline: Pipeline, prefixes: PrefixStore, loras: LoraStore) -> None:
         self._pipeline = pipeline
         self._prefixes = prefixes
+        self._loras = loras
 
     def step(self, jobs: Sequence[Denoising], *, rows_per_forward: int | None = None) -> None:
         """Moves every job one computed step on, and those after it that need no forward; none is changed where this
@@ -85,10 +88,15 @@ class Denoiser:
         ]
 
     def _rows(self, inputs: Sequence[tuple[Denoising, Condition]]) -> list[Row]:
-        """Of one forward; with it go the prefixes, whose only holder is their store."""
+        """Of one forward; with it go prefixes and adapters, which their stores hold."""
         prefixes = iter(self._prefixes.tensors([text for _, text in inputs if isinstance(text, Prefix)]))
         return [
-            row_of(job, next(prefixes) if isinstance(text, Prefix) else text, self._pipeline.dtype)
+            row_of(
+                job,
+                next(prefixes) if isinstance(text, Prefix) else text,
+                self._pipeline.dtype,
+                self._loras.weighed(job.adapters),
+            )
             for job, text in inputs
         ]
 
@@ -128,6 +136,6 @@ def blended(latents: torch.Tensor, inpainting: Inpainting, sigma: float) -> torc
     return (1 - inpainting.region) * kept + inpainting.region * latents
 
 
-def row_of(job: Denoising, text: torch.Tensor, dtype: torch.dtype) -> Row:
+def row_of(job: Denoising, text: torch.Tensor, dtype: torch.dtype, loras: Loras) -> Row:
     tokens = torch.cat([part.to(dtype) for part in (job.latents, *job.references)])
-    return Row(tokens, tuple(job.geometry.shapes), text.to(dtype), float(job.sigmas.timesteps[job.step]))
+    return Row(tokens, tuple(job.geometry.shapes), text.to(dtype), float(job.sigmas.timesteps[job.step]), loras)

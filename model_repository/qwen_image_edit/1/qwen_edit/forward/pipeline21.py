@@ -11,7 +11,7 @@ from PIL import Image
 
 from qwen_edit.families.family import Size
 from qwen_edit.forward.reference21 import Text
-from qwen_edit.pipeline import Devices, Pipeline
+from qwen_edit.pipeline import Devices, Loras, Pipeline
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 SLOT = "<|image_pad|>"
@@ -42,7 +42,12 @@ class Pipeline21(Pipeline):
         return tokens * layers * 2 * width * element
 
     def prefix(
-        self, templated: str, states: torch.Tensor, sizes: Sequence[Size], latents: Sequence[torch.Tensor]
+        self,
+        templated: str,
+        states: torch.Tensor,
+        sizes: Sequence[Size],
+        latents: Sequence[torch.Tensor],
+        loras: Loras = (),
     ) -> torch.Tensor:
         """(layers, 2, tokens, heads, width of a head), on the transformer's device.
 
@@ -50,7 +55,9 @@ class Pipeline21(Pipeline):
         """
         shapes = [(1, height // self.token_pixels, width // self.token_pixels) for width, height in sizes]
         text = Text(states.to(self.devices.transformer, self.dtype), self._are_pictures(templated, sizes))
-        prefix: torch.Tensor = self.parts.transformer(prefix=(text, [each.to(self.dtype) for each in latents], shapes))
+        prefix: torch.Tensor = self.parts.transformer(
+            prefix=(text, [each.to(self.dtype) for each in latents], shapes), loras=loras
+        )
         return prefix
 
     def embed(self, templated: str, pictures: Sequence[Image.Image], *, mrope: bool = True) -> torch.Tensor:

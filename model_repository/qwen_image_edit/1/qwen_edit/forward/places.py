@@ -12,7 +12,7 @@ import torch
 from qwen_edit.forward.attention import Run, runs_of
 from qwen_edit.pipeline import Row, Shape
 
-Key = tuple[tuple[tuple[Shape, ...], int], ...]  # each row's shapes and text tokens
+Key = tuple[tuple[tuple[Shape, ...], int, int], ...]  # each row's shapes, text tokens, and which time 0 is its own
 
 
 class Places(NamedTuple):
@@ -36,7 +36,8 @@ Angles = Callable[[Sequence[Shape], int, torch.device], tuple[torch.Tensor, torc
 class PlacesOfCompanies:
     """Those of the last few companies: a company's are the same in each of its steps.
 
-    The forward has a time for each row and, after them, time 0, at which `references_at_zero` modulates references.
+    The forward has a time for each row and, after them, time 0, at which `references_at_zero` modulates references: as
+    often as adapters make something else of it.
     """
 
     def __init__(self, angles: Angles, *, references_at_zero: bool, kept: int = 4) -> None:
@@ -45,9 +46,9 @@ class PlacesOfCompanies:
         self._kept = kept
         self._companies: OrderedDict[tuple[Key, bool], Places] = OrderedDict()
 
-    def of(self, rows: Sequence[Row], *, varlen: bool = False) -> Places:
-        """`varlen`: short rows share calls of attention."""
-        key = tuple((row.shapes, len(row.text)) for row in rows), varlen
+    def of(self, rows: Sequence[Row], zeros: Sequence[int], *, varlen: bool = False) -> Places:
+        """`zeros`: which time 0 is each row's own; `varlen`: short rows share calls of attention."""
+        key = tuple((row.shapes, len(row.text), zero) for row, zero in zip(rows, zeros, strict=True)), varlen
         if key not in self._companies:
             self._companies[key] = self._found(*key, rows[0].tokens.device)
             if len(self._companies) > self._kept:
@@ -56,16 +57,16 @@ class PlacesOfCompanies:
         return self._companies[key]
 
     def _found(self, key: Key, varlen: bool, device: torch.device) -> Places:
-        angles = [self._angles(shapes, text_tokens, device) for shapes, text_tokens in key]
-        outputs = tuple(prod(shapes[0]) for shapes, _ in key)
-        images = tuple(sum(map(prod, shapes)) for shapes, _ in key)
-        texts = tuple(text_tokens for _, text_tokens in key)
+        angles = [self._angles(shapes, text_tokens, device) for shapes, text_tokens, _ in key]
+        outputs = tuple(prod(shapes[0]) for shapes, *_ in key)
+        images = tuple(sum(map(prod, shapes)) for shapes, *_ in key)
+        texts = tuple(text_tokens for _, text_tokens, _ in key)
         tokens = [sum(each) for each in zip(texts, images, strict=True)]
         return Places(
             outputs,
             images,
             texts,
-            self._image_times(outputs, images).to(device),
+            self._image_times(outputs, images, [zero for *_, zero in key]).to(device),
             times(range(len(key)), texts).to(device),
             in_real_numbers([image for image, _ in angles]),
             in_real_numbers([text for _, text in angles]),
@@ -73,10 +74,10 @@ class PlacesOfCompanies:
             runs_of(tokens, device, varlen=varlen, asking=outputs),
         )
 
-    def _image_times(self, outputs: Sequence[int], images: Sequence[int]) -> torch.Tensor:
+    def _image_times(self, outputs: Sequence[int], images: Sequence[int], zeros: Sequence[int]) -> torch.Tensor:
         numbers, tokens = [], []
-        for row, (output, image) in enumerate(zip(outputs, images, strict=True)):
-            numbers += [row, len(outputs) if self._references_at_zero else row]
+        for row, (output, image, zero) in enumerate(zip(outputs, images, zeros, strict=True)):
+            numbers += [row, len(outputs) + zero if self._references_at_zero else row]
             tokens += [output, image - output]
         return times(numbers, tokens)
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from qwen_edit.forward.adapting import Adapting, adapted, one_by_one, together
 from qwen_edit.forward.block import FLOAT16_MAX, Paths
 from qwen_edit.forward.places import in_real_numbers, times
 from qwen_edit.forward.reference21 import SLOT_TOKENS, ByDiffusers, Text
 from qwen_edit.forward.rotary import rotated
-from qwen_edit.pipeline import Row, Shape, dense_attention
+from qwen_edit.pipeline import Loras, Row, Shape, dense_attention
 
 KEPT_ANGLES = 64  # of outputs; a company's are the same in each of its steps
 
@@ -56,22 +57,28 @@ class PrefixedForward:
         *given: Any,
         rows: Sequence[Row] | None = None,
         prefix: tuple[Text, Sequence[torch.Tensor], Sequence[Shape]] | None = None,
+        loras: Loras = (),
         **named: Any,
     ) -> Any:
-        together = self._paths.together
+        """`loras`: of a prefix."""
         if prefix is not None:
-            return self._prefix(*prefix) if together else self._alone.prefix(*prefix)
+            with adapted(loras):
+                return self._prefix(*prefix) if self._paths.together else self._alone.prefix(*prefix)
         if rows is None:
             return self._diffusers(*given, **named)
-        return self._velocities(rows) if together else [self._alone.velocity(row) for row in rows]
+        if self._paths.together:
+            return together(self._velocities, rows)
+        return one_by_one(self._alone.velocity, rows)
 
-    def _velocities(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+    def _velocities(self, rows: Sequence[Row], adapting: Adapting) -> list[torch.Tensor]:
         """Of each row's output, (tokens, channels); a row's `text` is its prefix."""
         transformer = self._transformer
         counts = [len(row.tokens) for row in rows]
-        tokens = transformer.img_in(torch.cat([row.tokens for row in rows]))
-        embedded = self._embedded([row.time for row in rows], tokens)
+        adapting.over([1] * len(rows))
+        embedded = self._embedded([row.time for row in rows], rows[0].tokens)
         modulations = transformer.modulation(embedded)
+        adapting.over(counts)
+        tokens = transformer.img_in(torch.cat([row.tokens for row in rows]))
         of_token = times(range(len(rows)), counts).to(tokens.device)
         ends = [position_after(row.text, row.shapes[1:]) for row in rows]
         angles = torch.cat(
@@ -93,13 +100,12 @@ class PrefixedForward:
 
         for layer, block in enumerate(transformer.transformer_blocks):
             tokens, _, _ = block(tokens, modulations, of_token, angles, attend=attend(layer, block.attn))
-        outputs = torch.cat(
-            [
-                transformer.norm_out(of_row[None], time[None])[0]
-                for of_row, time in zip(tokens.split_with_sizes(counts), embedded, strict=True)
-            ]
-        )
-        return list(transformer.proj_out(outputs).split_with_sizes(counts))
+        finished = []
+        for row, of_row, time in zip(rows, tokens.split_with_sizes(counts), embedded, strict=True):
+            adapting.whole(row.loras)
+            finished.append(transformer.norm_out(of_row[None], time[None])[0])
+        adapting.over(counts)
+        return list(transformer.proj_out(torch.cat(finished)).split_with_sizes(counts))
 
     def _prefix(self, text: Text, latents: Sequence[torch.Tensor], shapes: Sequence[Shape]) -> torch.Tensor:
         """(layers, [keys, values], tokens, heads, width of a head) of one prompt with its pictures."""

@@ -7,11 +7,13 @@ Written over diffusers' modules, whose weights, hooks and adapters stay theirs. 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 
+from qwen_edit.forward.adapting import Adapting, one_by_one, together
 from qwen_edit.forward.block import BlockForward, Paths
 from qwen_edit.forward.modulations import Times
 from qwen_edit.forward.places import PlacesOfCompanies
@@ -39,26 +41,32 @@ class RaggedForward:
     def __call__(self, *given: Any, rows: Sequence[Row] | None = None, **named: Any) -> Any:
         if rows is None:
             return self._diffusers(*given, **named)
-        return self._velocities(rows) if self._paths.together else [alone(self._diffusers, row) for row in rows]
+        if self._paths.together:
+            return together(self._velocities, rows)
+        return one_by_one(partial(alone, self._diffusers), rows)
 
-    def _velocities(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+    def _velocities(self, rows: Sequence[Row], adapting: Adapting) -> list[torch.Tensor]:
         """Of each row's output, (tokens, channels)."""
-        transformer, places = self._transformer, self._places.of(rows, varlen=self._paths.varlen is not None)
+        transformer, zeros = self._transformer, adapting.zeros
+        places = self._places.of(rows, adapting.zero_of_row, varlen=self._paths.varlen is not None)
+        adapting.over(places.image_tokens)
         image = transformer.img_in(torch.cat([row.tokens for row in rows]))
+        adapting.over(places.text_tokens)
         text = transformer.txt_in(transformer.txt_norm(torch.cat([row.text for row in rows])))
-        values = (*(row.time for row in rows), 0.0)
+        values = (*(row.time for row in rows), *(0.0 for _ in zeros))
+        loras = (*adapting.on_times, *zeros)
+        adapting.over([1] * len(values), loras)
         times = torch.tensor(values).to(image, non_blocking=True)
         embedded = transformer.time_text_embed(times, image, condition_of_time(len(values), image.device))
         for block in transformer.transformer_blocks:
-            image, text = block(image, text, Times(values, embedded), places=places)
+            image, text = block(image, text, Times(values, loras, embedded), adapting, places=places)
         # The last block leaves the outputs alone.
-        outputs = torch.cat(
-            [
-                transformer.norm_out(of_row[None], time[None])[0]
-                for of_row, time in zip(image.split_with_sizes(places.output_tokens), embedded[:-1], strict=True)
-            ]
-        )
-        return list(transformer.proj_out(outputs).split_with_sizes(places.output_tokens))
+        finished = []
+        for row, of_row, time in zip(rows, image.split_with_sizes(places.output_tokens), embedded, strict=False):
+            adapting.whole(row.loras)
+            finished.append(transformer.norm_out(of_row[None], time[None])[0])
+        adapting.over(places.output_tokens)
+        return list(transformer.proj_out(torch.cat(finished)).split_with_sizes(places.output_tokens))
 
     def _angles(
         self, shapes: Sequence[Shape], text_tokens: int, device: torch.device

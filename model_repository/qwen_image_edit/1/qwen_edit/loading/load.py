@@ -49,14 +49,14 @@ class Loaded:
     checked: Sequence[Checked]
     prefix_bytes: int = 0  # that keys and values of prefixes may take
 
-    @property
-    def about(self) -> str:
-        """JSON: what whoever calls cannot know otherwise."""
+    def about(self, loras: Sequence[str]) -> str:
+        """JSON: what whoever calls cannot know otherwise. `loras`: names of adapters that a request may name."""
         defaults = self.defaults
         able: dict[str, Any] = {
             "references": defaults.references,
             "transparent": defaults.transparent_wording is not None,
             **({"layers": defaults.layers} if defaults.layers else {}),
+            "lora": loras,
         }
         return json.dumps({"pipeline": self.sizes.family.pipeline, **able})
 
@@ -88,7 +88,8 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
 def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:
     """Bytes for prefixes, of a family that has them, and most references of an edit; raises LoadError."""
     if isinstance(pipeline, Pipeline21):
-        return prefix_room.room(pipeline, sizes, settings.limits, settings.prefix_bytes)
+        set_aside = settings.lora_cache_mb * 2**20 if settings.lora_dir else 0
+        return prefix_room.room(pipeline, sizes, settings.limits, settings.prefix_bytes, set_aside=set_aside)
     return 0, min(settings.limits.references or sizes.family.usual_references, sizes.family.max_references)
 
 

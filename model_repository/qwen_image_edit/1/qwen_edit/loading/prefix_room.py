@@ -24,16 +24,20 @@ SHARE_OF_FREE = 0.9  # the rest is for what the allocator cannot join
 SHARE_OF_MAIN_MEMORY = 0.25
 
 
-def room(pipeline: Pipeline21, sizes: Sizes, limits: Limits, asked: int | None) -> tuple[int, int]:
-    """Bytes, those asked for or what is free, and most references of an edit; raises LoadError.
+def room(
+    pipeline: Pipeline21, sizes: Sizes, limits: Limits, asked: int | None, *, set_aside: int = 0
+) -> tuple[int, int]:
+    """Bytes, those asked for or what is free but for what is set aside, and most references of an edit.
 
     Where a largest edit does not fit beside the weights, fewer references are tried, unless their number is asked for.
+    Raises LoadError.
     """
     most = sizes.family.max_references
     if asked is not None:
         found, tried = asked, most
     else:
-        found, tried = _measured(pipeline, sizes, limits)
+        free, tried = _measured(pipeline, sizes, limits)
+        found = max(0, free - set_aside)
     references = min(limits.references or most_references(pipeline, sizes, found), tried, most)
     log.info("%.3g MB for keys and values of prefixes, up to %d references", found / 1e6, references)
     return found, references
