@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import select
 import socket
 import struct
 import threading
@@ -18,7 +19,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.kit.servers import Server
 
 MODEL = "qwen_image_edit"
-SECONDS = 5.0  # within which everything is answered
+SECONDS = 9.0  # within which everything is answered: sooner than by any of the time-outs that end what hangs
 PATIENCE = 30.0  # how long a hang is watched
 SHIM_STATUSES = (200, 400, 403, 404, 405, 408, 413)
 PAGE_STATUSES = (200, 206, 416)  # raw requests may get the page, or a range of it
@@ -193,9 +194,11 @@ def close_connections() -> None:
 
 
 def connection(port: int) -> http.client.HTTPConnection:
-    if port not in ours.connections:
-        ours.connections[port] = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    return ours.connections[port]
+    """The one that was kept, opened anew where it was left idle for so long that the server has closed it."""
+    kept = ours.connections.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE))
+    if kept.sock and select.select([kept.sock], [], [], 0)[0]:
+        kept.close()
+    return kept
 
 
 def stub(address: str) -> service_pb2_grpc.GRPCInferenceServiceStub:
