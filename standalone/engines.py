@@ -25,12 +25,13 @@ class EngineState:
     ended: float  # edits
     pictures: float  # decoded
     encode_seconds: float
+    decode_seconds: float
     denoise_seconds: float
     forwards: float
 
     @property
     def progress(self) -> tuple[float, ...]:
-        return self.steps, self.ended, self.pictures, self.encode_seconds
+        return self.steps, self.ended, self.pictures, self.encode_seconds, self.decode_seconds
 
 
 def parse(metrics: str) -> dict[str, EngineState]:
@@ -54,6 +55,7 @@ def _state(sums: defaultdict[str, float]) -> EngineState:
         ended=sums["edits_total"],
         pictures=sums["pictures_total"],
         encode_seconds=sums["seconds_total:encode"],
+        decode_seconds=sums["seconds_total:decode"],
         denoise_seconds=sums["seconds_total:denoise"],
         forwards=sums["rows_per_step_count"],
     )

@@ -88,12 +88,18 @@ class WatchedWorker:
         self.batches: list[list[str]] = []  # ids of the edits in every step, also in one that fails
         self.final_latents: dict[str, npt.NDArray[np.float32]] = {}  # (tokens, channels), by the edit's id
         self.encoded: dict[str, Callable[[Denoising], None]] = {}  # called with the state of the edit of that id
+        self.before_encoding: Callable[[Job], object] = lambda job: None
+        self.before_decoding: Callable[[Job], object] = lambda job: None
         self.before_step: Callable[[], object] = lambda: None
         self.before_freeing: Callable[[], object] = lambda: None
 
     @property
     def device(self) -> torch.device:
         return self._worker.device
+
+    @property
+    def takes_turns(self) -> bool:
+        return self._worker.takes_turns
 
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         return self._worker.expected_tokens(request)
@@ -107,10 +113,14 @@ class WatchedWorker:
         return self._worker.fitting(jobs)
 
     def encode(self, job: Job) -> Denoising:
+        self.before_encoding(job)
         state = self._worker.encode(job)
         if job.request.id in self.encoded:
             self.encoded[job.request.id](state)
         return state
+
+    def begin(self, job: Job) -> None:
+        self._worker.begin(job)
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         self.batches.append([job.request.id for job in jobs])
@@ -118,6 +128,7 @@ class WatchedWorker:
         self._worker.step(jobs, rows_per_forward=rows_per_forward)
 
     def decode(self, job: Job) -> Result:
+        self.before_decoding(job)
         self.final_latents[job.request.id] = job.state.latents.cpu().numpy()
         return self._worker.decode(job)
 

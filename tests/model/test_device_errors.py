@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from qwen_edit.beside.answers import FAILURES_IN_A_ROW
 from qwen_edit.clock import StepClock
 from qwen_edit.device_errors import DeviceError, is_device_error, is_out_of_memory
-from qwen_edit.engine import FAILURES_IN_A_ROW
 from qwen_edit.errors import Failed
 
 from tests.kit.engines import TestEngine, edit, engine_on, load_pipeline

@@ -61,9 +61,14 @@ def test_edits_of_other_sizes_and_references_share_their_forwards(
 ) -> None:
     hold = threading.Event()
     _hold_first_step(engine, hold)
-    requests = [edit(cat, size=(64, 64)), edit(cat, photo("coffee"), size=(128, 64)), edit(cat, size=(96, 160))]
-    answers = [engine.submit(request) for request in requests]
-    wait_until(lambda: engine.worker.prepared == 3)
+    steps = {"num_inference_steps": 30}
+    requests = [
+        edit(cat, size=(64, 64), **steps),
+        edit(cat, photo("coffee"), size=(128, 64), **steps),
+        edit(cat, size=(96, 160), **steps),
+    ]
+    answers = [engine.submit(request) for request in (edit(cat, num_inference_steps=2), *requests)]
+    wait_until(lambda: engine.worker.prepared == 4)
     hold.set()
     for answer in answers:
         answer.wait()
@@ -95,7 +100,7 @@ class Explosive(torch.Tensor):
 
 def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: Any, cat: bytes) -> None:
     requests = [
-        edit(cat, prompt=f"variant {number} " + "long " * number, seed=number, num_inference_steps=6)
+        edit(cat, prompt=f"variant {number} " + "long " * number, seed=number, num_inference_steps=30)
         for number in range(8)
     ]
     with engine_on(pipeline) as alone:
@@ -112,8 +117,9 @@ def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: 
         engine.worker.encoded = {requests[2].id: fill_with_nan, requests[5].id: make_raise}
         hold = threading.Event()
         _hold_first_step(engine, hold)
+        engine.submit(edit(cat, num_inference_steps=2))
         answers = [engine.submit(request) for request in requests]
-        wait_until(lambda: engine.worker.prepared == 8)
+        wait_until(lambda: engine.worker.prepared == 9)
         hold.set()
         for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
             if number in (2, 5):
@@ -122,12 +128,12 @@ def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: 
             else:
                 answer.wait()
                 assert difference(engine.final_latents[request.id], solo[request.id]) <= BOUND
-        assert engine.watch.edits == {"finished": 6, "failed": 2}
+        assert engine.watch.edits == {"finished": 7, "failed": 2}
         assert max(jobs for jobs, _ in engine.watch.batches) >= 6
 
 
 def _hold_first_step(engine: TestEngine, hold: threading.Event) -> None:
-    """The first step waits, so that all edits sent meanwhile join the second."""
+    """The first step waits, so that all edits sent meanwhile are encoded together after it."""
 
     def wait() -> None:
         assert hold.wait(20)
@@ -232,7 +238,7 @@ def test_a_segment_in_other_company_equals_the_undisturbed_run(pipeline: Any, ca
         reference = engine.latents(whole)
     with engine_on(pipeline) as engine:
         first = engine.submit(edit(cat, num_inference_steps=10, seed=3, stop_step=4)).wait()
-        company = [engine.submit(edit(cat, prompt="other " * 9, seed=9, num_inference_steps=40)) for _ in range(3)]
+        company = [engine.submit(edit(cat, prompt="other " * 9, seed=9, num_inference_steps=100)) for _ in range(3)]
         wait_until(lambda: engine.watch.held[1] > 0)
         rest = edit(cat, num_inference_steps=10, seed=3, start_step=4, latents=first.latents)
         assert difference(engine.latents(rest), reference) <= BOUND

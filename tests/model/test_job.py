@@ -22,6 +22,6 @@ def test_a_job_that_runs_holds_its_pictures_no_more(
         job.queue(prepared(worker.prepare(job.request, lambda: job.unwanted)))
         assert (job.phase, len(job.prepared.references), len(job.request.images)) == (Phase.WAITING, 1, 1)
         job.start(worker.encode(job))
-        assert (job.phase, job.prepared.references, job.request.images) == (Phase.RUNNING, (), ())
+        assert (job.phase, job.prepared.references, job.request.images) == (Phase.ENCODED, (), ())
         worker.step([job])
         assert (job.steps_left, job.finished) == (3, False)

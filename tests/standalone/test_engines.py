@@ -39,7 +39,16 @@ NOW = 1000.0  # the looker's monotonic clock
 BEAT = 1795000000.0  # the engine's wall clock
 HOUR = 3600.0
 IDLE = EngineState(
-    heartbeat=BEAT, jobs=0, away=0, steps=0, ended=0, pictures=0, encode_seconds=0, denoise_seconds=0, forwards=0
+    heartbeat=BEAT,
+    jobs=0,
+    away=0,
+    steps=0,
+    ended=0,
+    pictures=0,
+    encode_seconds=0,
+    decode_seconds=0,
+    denoise_seconds=0,
+    forwards=0,
 )
 BUSY = replace(IDLE, jobs=3)
 
@@ -55,6 +64,7 @@ def test_the_state_of_every_instance_is_read() -> None:
         ended=4,
         pictures=9,
         encode_seconds=2.5,
+        decode_seconds=0,
         denoise_seconds=20,
         forwards=40,
     )
@@ -85,8 +95,9 @@ def test_an_engine_with_edits_and_no_step_is_stalled_after_the_limit() -> None:
         replace(BUSY, ended=1.0),
         replace(BUSY, pictures=1.0),
         replace(BUSY, encode_seconds=1.0),
+        replace(BUSY, decode_seconds=1.0),
     ],
-    ids=["steps", "ended edits", "pictures", "encodings"],
+    ids=["steps", "ended edits", "pictures", "encodings", "decodings"],
 )
 def test_whatever_gets_on_is_progress(moved: EngineState) -> None:
     watch = EngineWatch(stall_seconds=60)

@@ -103,6 +103,7 @@ class TritonPythonModel:
             lora_files=self._lora_files,
             lora_bytes=settings.lora_cache_mb * 2**20,
             mrope=settings.vl_positions == "mrope",
+            takes_turns=loaded.takes_turns,
         )
         self._engine = Engine(
             Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,

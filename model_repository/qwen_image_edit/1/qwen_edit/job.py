@@ -65,7 +65,10 @@ class Reply(Protocol):
 class Phase(Enum):
     PREPARING = auto()  # its pictures are decoded
     WAITING = auto()  # can be scheduled; has `prepared`
-    RUNNING = auto()  # is encoded; has `state`
+    ENCODING = auto()  # is next, and encoded as soon as those before it are
+    ENCODED = auto()  # has `state`, and no step yet
+    RUNNING = auto()
+    DECODING = auto()  # made the last step of its run
     DONE = auto()  # left the engine, answered or about to be
 
 
@@ -111,10 +114,14 @@ class Job:
         self.state = state
         self.prepared = self.prepared.without_pictures()
         self.request = replace(self.request, images=(), mask=None, markup=None, latents=None)
-        self.phase = Phase.RUNNING
+        self.phase = Phase.ENCODED
 
     def end(self) -> None:
         self.phase = Phase.DONE
+
+    @property
+    def is_encoded(self) -> bool:
+        return self.phase in (Phase.ENCODED, Phase.RUNNING, Phase.DECODING)
 
     @property
     def unwanted(self) -> bool:
@@ -136,7 +143,7 @@ class Job:
     @property
     def steps_left(self) -> int:
         """Of the whole edit that need a forward, whatever this run of it was asked for."""
-        return self.request.forwards(self.state.step if self.phase is Phase.RUNNING else self.request.start_step)
+        return self.request.forwards(self.state.step if self.is_encoded else self.request.start_step)
 
     @property
     def geometry(self) -> Geometry:

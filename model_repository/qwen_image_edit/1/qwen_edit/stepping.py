@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from weakref import WeakSet
 
+from qwen_edit.beside.shared_device import SharedDevice
 from qwen_edit.device_errors import is_device_error, is_out_of_memory
 from qwen_edit.job import Job, in_order
 from qwen_edit.scheduling.schedule import batch_tokens, next_batch
@@ -20,10 +21,13 @@ RECOVERY_STEPS = 500
 class Stepper:
     """`fail(job, error)` is called for a job that fails alone; errors of the device are raised."""
 
-    def __init__(self, worker: Worker, max_batch_tokens: int, fail: Callable[[Job, Exception], None]) -> None:
+    def __init__(
+        self, worker: Worker, device: SharedDevice, max_batch_tokens: int, fail: Callable[[Job, Exception], None]
+    ) -> None:
         self.budget = max_batch_tokens
         self._max_batch_tokens = max_batch_tokens
         self._worker = worker
+        self._device = device
         self._fail = fail
         self._steps_since_shortage = 0
         self._row_by_row: WeakSet[Job] = WeakSet()  # guided jobs whose two rows do not fit into one forward
@@ -33,12 +37,13 @@ class Stepper:
         if len(batch) == 1 and batch[0] in self._row_by_row:
             return self._alone(batch)
         try:
-            self._worker.step(batch)
+            with self._device.shared():
+                self._worker.step(batch)
         except Exception as error:
             if is_device_error(error):
                 raise
             if is_out_of_memory(error):
-                again = self._with_less
+                again = self._with_more_room
             else:
                 log.exception("a step of %d edits failed; each is tried alone", len(batch))
                 again = self._alone
@@ -46,6 +51,15 @@ class Stepper:
             self._regain_budget()
             return batch
         return again(batch)  # not before: the error's traceback keeps all that the failed forward has allocated
+
+    def _with_more_room(self, batch: list[Job]) -> list[Job]:
+        """Alone, where something else took memory at the same time; else with fewer tokens."""
+        with self._device.alone() as had_company:
+            if not had_company:
+                return self._with_less(batch)
+            log.warning("out of memory with %d edits in a step beside other work: once more without it", len(batch))
+            self._worker.free_memory(encodings=False)
+            return self.step(batch)
 
     def _with_less(self, batch: list[Job]) -> list[Job]:
         self.budget = max(1, batch_tokens(batch) // 2)
@@ -62,7 +76,8 @@ class Stepper:
 
     def _moves_alone(self, job: Job) -> bool:
         try:
-            self._worker.step([job], rows_per_forward=1 if job in self._row_by_row else None)
+            with self._device.shared():
+                self._worker.step([job], rows_per_forward=1 if job in self._row_by_row else None)
             return True
         except Exception as error:
             self._fail(job, error)

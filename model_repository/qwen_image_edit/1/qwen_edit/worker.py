@@ -18,7 +18,7 @@ from qwen_edit.errors import Failed
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting, skip
 from qwen_edit.forward.lora_store import LoraStore, needed_bytes
-from qwen_edit.forward.prefix_store import PrefixStore
+from qwen_edit.forward.prefix_store import Prefix, PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.forward.skipping import skipped
 from qwen_edit.job import Job, Result
@@ -43,11 +43,16 @@ class Usage:
 
 
 class Worker(Protocol):
-    """Called from one thread, and `prepare` from others."""
+    """`encode` and `decode` are called from one thread, `prepare` from others, and the rest from the one that steps;
+    `free_memory` while nothing else is under way."""
 
     @property
     def device(self) -> torch.device:
         """That the steps are made on."""
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether nothing may be encoded or decoded while a step is made."""
 
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         """About the tokens of each of its rows, without a picture decoded; raises BadRequest."""
@@ -60,6 +65,9 @@ class Worker(Protocol):
 
     def encode(self, job: Job) -> Denoising:
         """The state of a waiting job before its first step."""
+
+    def begin(self, job: Job) -> None:
+        """What the first step of an encoded job needs of the transformer."""
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         """Moves every running job one step on; none is changed where this raises."""
@@ -87,8 +95,10 @@ class PipelineWorker:
         lora_files: LoraFiles | None = None,
         lora_bytes: int = 0,
         mrope: bool = True,
+        takes_turns: bool = False,
     ) -> None:
         self._pipeline = pipeline
+        self.takes_turns = takes_turns
         self._decoders = decoders
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
         self._loras = LoraStore(pipeline, lora_bytes)
@@ -154,6 +164,11 @@ class PipelineWorker:
         )
         skip(state)
         return state
+
+    def begin(self, job: Job) -> None:
+        for condition in (job.state.text, job.state.negative_text):
+            if isinstance(condition, Prefix):
+                self._prefixes.begin(condition)
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         self._denoiser.step([job.state for job in jobs], rows_per_forward=rows_per_forward)

@@ -44,9 +44,7 @@ class Conditioner:
             loras = self._loras.weighed(prompt.adapters)
             return pipeline.prefix(prompt.text, states, prompt.sizes, latents, loras)
 
-        prefix = Prefix(prompt.prefix_key, pipeline.prefix_bytes(prompt.tokens), make)
-        self._prefixes.begin(prefix)
-        return prefix
+        return Prefix(prompt.prefix_key, pipeline.prefix_bytes(prompt.tokens), make, (states, *latents))
 
     def prefix_bytes(self, prompts: Iterable[Prompt]) -> dict[Hashable, int]:
         """Of each prefix that an edit with these prompts needs in a step."""

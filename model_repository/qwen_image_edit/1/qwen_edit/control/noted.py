@@ -23,6 +23,10 @@ class Noted:
     def device(self) -> torch.device:
         return self._worker.device
 
+    @property
+    def takes_turns(self) -> bool:
+        return self._worker.takes_turns
+
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         return self._worker.expected_tokens(request)
 
@@ -44,6 +48,10 @@ class Noted:
     def encode(self, job: Job) -> Denoising:
         with self._blame.at_work(job.request.edit_id):
             return self._worker.encode(job)
+
+    def begin(self, job: Job) -> None:
+        with self._blame.at_work(job.request.edit_id, keep=True):  # until the step that follows
+            self._worker.begin(job)
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         """A note for every step would cost more than it tells: those of the same edits have one."""

@@ -48,10 +48,23 @@ class Denoising:
     spared: int = 0  # steps taken without a forward
     adapters: Adapters = ()
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds, or is held by what it holds."""
+        held = [self.latents, *self.references, *_made_of(self.text), *_made_of(self.negative_text)]
+        inpainting = self.inpainting and (self.inpainting.region, self.inpainting.noise, self.inpainting.source)
+        held += [*(inpainting or ()), *(each for each in (self.clean, self.velocity) if each is not None)]
+        return held
+
     @property
     def skips(self) -> bool:
         """Whether the next step of this run needs no forward."""
         return self.velocity is not None and self.step in self.skipped and self.step != self.stop
+
+
+def _made_of(condition: Condition | None) -> tuple[torch.Tensor, ...]:
+    if condition is None:
+        return ()
+    return condition.made_of if isinstance(condition, Prefix) else (condition,)
 
 
 class Denoiser:

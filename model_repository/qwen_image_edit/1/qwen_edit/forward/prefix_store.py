@@ -23,6 +23,7 @@ class Prefix:
     key: Hashable
     bytes: int  # of its keys and values
     make: Callable[[], torch.Tensor]
+    made_of: tuple[torch.Tensor, ...] = ()
 
 
 class PrefixStore:

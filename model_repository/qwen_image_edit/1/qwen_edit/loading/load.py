@@ -48,6 +48,7 @@ class Loaded:
     defaults: Defaults
     checked: Sequence[Checked]
     prefix_bytes: int = 0  # that keys and values of prefixes may take
+    takes_turns: bool = False  # its parts are never at work at once
 
     def about(self, loras: Sequence[str]) -> str:
         """JSON: what whoever calls cannot know otherwise. `loras`: names of adapters that a request may name."""
@@ -82,7 +83,8 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
     sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
     room, references = _prefixes(settings, pipeline, sizes)
     log.info("Model loaded successfully")
-    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), checked, room)
+    takes_turns = loading.offload == "model"  # the part that is at work sends the others to main memory
+    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), checked, room, takes_turns)
 
 
 def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:

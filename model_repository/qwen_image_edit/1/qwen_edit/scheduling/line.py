@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from qwen_edit.errors import QueueFull
-from qwen_edit.job import Job, Phase, in_order
+from qwen_edit.job import Job, in_order
 from qwen_edit.request import EditRequest
 from qwen_edit.scheduling.admission import has_place, wait_for_time
 from qwen_edit.scheduling.forecast import InLine, alone, in_one_piece
@@ -185,7 +185,7 @@ class Line:
             row_tokens=tuple(job.row_tokens),
             steps_left=job.steps_left,
             deadline=job.request.deadline,
-            encoded=job.phase is Phase.RUNNING or job.request.continued,
+            encoded=job.is_encoded or job.request.continued,
             alone=job.alone,
             returns=_returns(job),
         )

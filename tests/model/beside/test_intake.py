@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+from qwen_edit.beside.intake import Intake
 from qwen_edit.conditioning.preparation import Prepared, Preparing, Work
 from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.errors import EditError
 from qwen_edit.families.sizes import Geometry
-from qwen_edit.intake import Intake
 from qwen_edit.job import Job
 from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.request import EditRequest

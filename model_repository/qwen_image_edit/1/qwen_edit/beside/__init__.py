@@ -1,0 +1,1 @@
+"""What is done beside the steps, on threads of its own."""
