@@ -85,6 +85,7 @@ class WatchedWorker:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.prepared = 0
+        self.encodings = 0
         self.batches: list[list[str]] = []  # ids of the edits in every step, also in one that fails
         self.final_latents: dict[str, npt.NDArray[np.float32]] = {}  # (tokens, channels), by the edit's id
         self.encoded: dict[str, Callable[[Denoising], None]] = {}  # called with the state of the edit of that id
@@ -117,6 +118,7 @@ class WatchedWorker:
         state = self._worker.encode(job)
         if job.request.id in self.encoded:
             self.encoded[job.request.id](state)
+        self.encodings += 1
         return state
 
     def begin(self, job: Job) -> None:

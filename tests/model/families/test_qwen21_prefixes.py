@@ -47,6 +47,17 @@ def settled(engine: TestEngine) -> PrefixUsage:
     return engine.worker.usage().prefixes
 
 
+def together_after_the_first_step(engine: TestEngine, edits: int) -> None:
+    """The first to come makes its first step alone, and its second when all are encoded."""
+
+    def hold() -> None:
+        wait_until(lambda: engine.worker.prepared == edits)
+        if len(engine.worker.batches) > 1:
+            wait_until(lambda: engine.worker.encodings == edits)
+
+    engine.worker.before_step = hold
+
+
 def test_variants_encode_one_prefix_and_segments_none_anew(engine: TestEngine, pictures: list[bytes]) -> None:
     for answer in [engine.submit(edit(pictures[0], seed=seed)) for seed in range(4)]:
         answer.wait()
@@ -69,7 +80,7 @@ def test_variants_encode_one_prefix_and_segments_none_anew(engine: TestEngine, p
 
 def test_eight_strangers_make_eight_prefixes_and_share_their_steps(engine: TestEngine, pictures: list[bytes]) -> None:
     requests = [edit(pictures[n], prompt=f"number {n}", seed=n, num_inference_steps=12) for n in range(8)]
-    engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+    together_after_the_first_step(engine, len(requests))
     for answer in [engine.submit(request) for request in requests]:
         answer.wait()
     assert settled(engine)[:3] == (0, 8, 0)
@@ -110,9 +121,12 @@ def test_a_server_that_keeps_nothing_keeps_no_prefix(pipeline: Any, engine: Test
 def test_forty_edits_of_ten_references_leave_memory_bounded_and_paused_ones_block_no_newcomer(
     pipeline: Any, pictures: list[bytes]
 ) -> None:
-    """Each comes before the one that is running: all are begun, and all but one are paused."""
+    """Each comes before the one that is running: all are begun, and all but one are paused.
+
+    A newcomer comes at the first step of the one before it, which makes no third while that one is encoded.
+    """
     now = time.monotonic()
-    requests = [edit(*pictures, prompt=f"{n:02}", arrival=now - n, num_inference_steps=3) for n in range(40)]
+    requests = [edit(*pictures, prompt=f"{n:02}", arrival=now - n, num_inference_steps=5) for n in range(40)]
     with engine_on(pipeline, reference_area=AREA) as engine:
         room = bytes_of(engine, requests[0])
         expected = engine.latents(replace(requests[0], id="again"))
@@ -124,6 +138,7 @@ def test_forty_edits_of_ten_references_leave_memory_bounded_and_paused_ones_bloc
     with engine_on(pipeline, reference_area=AREA, prefix_bytes=room, max_batch_tokens=1, stretch=0) as engine:
 
         def newcomer() -> None:
+            wait_until(lambda: engine.worker.encodings >= len(answers))
             if len(answers) < len(requests) and engine.worker.batches[-1] == [requests[len(answers) - 1].id]:
                 answers.append(engine.submit(requests[len(answers)]))
                 wait_until(lambda: engine.worker.prepared == len(answers))
@@ -155,7 +170,7 @@ def test_a_step_takes_those_whose_prefixes_fit_together(pipeline: Any, pictures:
     with engine_on(pipeline, reference_area=AREA) as engine:
         room = bytes_of(engine, requests[0])
     with engine_on(pipeline, reference_area=AREA, prefix_bytes=2 * room, stretch=0) as engine:
-        engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+        together_after_the_first_step(engine, len(requests))
         for answer in [engine.submit(request) for request in requests]:
             answer.wait()
         most = max(map(len, engine.worker.batches))
@@ -168,7 +183,7 @@ def test_a_forward_counts_its_outputs_and_an_eighth_of_their_prefixes(pipeline: 
     now = time.monotonic()
     requests = [edit(*pictures, seed=n, arrival=now) for n in range(4)]
     with engine_on(pipeline, reference_area=AREA, max_batch_tokens=200) as engine:
-        engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+        together_after_the_first_step(engine, len(requests))
         for answer in [engine.submit(request) for request in requests]:
             answer.wait()
         assert max(map(len, engine.worker.batches)) == 4

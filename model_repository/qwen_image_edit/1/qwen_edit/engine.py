@@ -232,10 +232,7 @@ class Engine:
         """One step for the next batch: those whose run is done."""
         if self._worker.takes_turns:
             self._coder.settle()
-        ready = self._ready()
-        if not ready:
-            return []
-        batch = self._worker.fitting(next_batch(ready, self._stepper.budget, in_order))
+        batch = self._worker.fitting(next_batch(self._ready(), self._stepper.budget, in_order))
         batch = [job for job in batch if self._begun(job)]
         ended = [job for job in batch if job.at_stop]  # by steps that needed no forward
         due = [job for job in batch if not job.at_stop]
