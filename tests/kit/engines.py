@@ -23,7 +23,7 @@ from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
-from tests.kit.in_process import Answer, Watch, WatchedWorker
+from tests.kit.in_process import Answer, Watch, WatchedWorker, wait_until
 
 REFERENCE_AREA = 64 * 64
 MAX_INPUT_PIXELS, MAX_PIXELS = 10**7, 10**6
@@ -83,6 +83,17 @@ def engine_on(pipeline: Any, **options: Any) -> Iterator[TestEngine]:
         yield running
     finally:
         running.engine.close()
+
+
+def together_after_the_first_step(engine: TestEngine, edits: int) -> None:
+    """The first to come makes its first step alone, and its second when all are encoded."""
+
+    def hold() -> None:
+        wait_until(lambda: engine.worker.prepared == edits)
+        if len(engine.worker.batches) > 1:
+            wait_until(lambda: engine.worker.encodings == edits)
+
+    engine.worker.before_step = hold
 
 
 def load_pipeline(folder: Path) -> Any:

@@ -38,8 +38,9 @@ from tests.kit.engines import (
     engine_on,
     load_pipeline,
     shared_decoders,
+    together_after_the_first_step,
 )
-from tests.kit.in_process import Answer, wait_until
+from tests.kit.in_process import Answer
 from tests.kit.layered import composited, oracle, taken_apart, with_alpha
 
 BOUND = 1e-4
@@ -115,7 +116,7 @@ def test_each_of_a_crowd_has_the_latents_of_diffusers(pipeline: Any, photo: Call
         taken_apart(photo("astronaut"), 10, 640, seed=9),
     ]
     with engine_on(pipeline, reference_area=AREA) as engine:
-        engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+        together_after_the_first_step(engine, len(requests))
         for answer in [engine.submit(request) for request in requests]:
             answer.wait()
         assert max(map(len, engine.worker.batches)) >= len(requests) - 1, "they were meant to share forwards"

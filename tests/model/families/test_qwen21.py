@@ -22,8 +22,7 @@ from qwen_edit.pictures import decoding
 from qwen_edit.request import EditRequest
 
 from tests.kit import stock
-from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
-from tests.kit.in_process import wait_until
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline, together_after_the_first_step
 
 BOUND = 1e-4
 SIDE = 128
@@ -133,7 +132,7 @@ def test_each_edit_of_any_crowd_has_the_latents_of_diffusers(
     pictures = of_four_shapes(photo)
     requests = [edit(*pictures[: drawn["references"]], **_without_references(drawn)) for drawn in crowd]
     with engine_on(pipeline, reference_area=AREA) as engine:
-        engine.worker.before_step = lambda: wait_until(lambda: engine.worker.prepared == len(requests))
+        together_after_the_first_step(engine, len(requests))
         for answer in [engine.submit(request) for request in requests]:
             answer.wait()
         assert max(map(len, engine.worker.batches)) >= len(requests) - 1, "the edits were meant to share forwards"

@@ -17,7 +17,7 @@ from qwen_edit.errors import BadRequest
 from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.request import EditRequest
 
-from tests.kit.engines import TestEngine, difference, edit, engine_on
+from tests.kit.engines import TestEngine, difference, edit, engine_on, together_after_the_first_step
 from tests.kit.in_process import Answer, wait_until
 
 BOUND = 1e-4
@@ -45,17 +45,6 @@ def bytes_of(engine: TestEngine, request: EditRequest) -> int:
 def settled(engine: TestEngine) -> PrefixUsage:
     wait_until(lambda: engine.watch.held == (0, 0))
     return engine.worker.usage().prefixes
-
-
-def together_after_the_first_step(engine: TestEngine, edits: int) -> None:
-    """The first to come makes its first step alone, and its second when all are encoded."""
-
-    def hold() -> None:
-        wait_until(lambda: engine.worker.prepared == edits)
-        if len(engine.worker.batches) > 1:
-            wait_until(lambda: engine.worker.encodings == edits)
-
-    engine.worker.before_step = hold
 
 
 def test_variants_encode_one_prefix_and_segments_none_anew(engine: TestEngine, pictures: list[bytes]) -> None:
