@@ -153,7 +153,8 @@ def test_each_edit_of_a_crowd_is_what_peft_makes_of_it_alone(
 ) -> None:
     made = together(engine, crowd)
     everybody = {request.id for request in crowd}
-    assert [everybody - set(batch) for batch in engine.worker.batches] == [set()] * 2, "as with one adapter, or none"
+    forwards = [set(batch) & everybody for batch in engine.worker.batches]
+    assert [each for each in forwards if each] == [everybody] * 2, "as with one adapter, or none"
     alone = [served.alone(engine, request) for request in crowd]
     assert max(map(difference, made, alone)) <= BOUND
     plain = [engine.latents(replace(request, id=f"plain-{n}", lora=())) for n, request in enumerate(crowd)]
