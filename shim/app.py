@@ -130,25 +130,30 @@ def serve_description(settings: Settings) -> Callable[[Request[State]], Awaitabl
 
 
 async def list_models(request: Request[State]) -> Response:
-    return JSONResponse({"object": "list", "data": [await _model(request)]})
+    return JSONResponse({"object": "list", "data": await _models(request)})
 
 
 async def tell_model(request: Request[State]) -> Response:
-    model, asked = await _model(request), request.path_params["model"]
-    if asked != model["id"]:
-        raise ModelNotFound(f"There is no model {asked[:PATH_CHARS]!r} here, only {model['id']!r}", param="model")
-    return JSONResponse(model)
+    models, asked = await _models(request), request.path_params["model"]
+    found = next((model for model in models if model["id"] == asked), None)
+    if found is None:
+        names = ", ".join(repr(model["id"]) for model in models)
+        raise ModelNotFound(f"There is no model {asked[:PATH_CHARS]!r} here, only {names}", param="model")
+    return JSONResponse(found)
 
 
-async def _model(request: Request[State]) -> dict[str, object]:
-    """What it can is left out as long as it has not said so."""
+async def _models(request: Request[State]) -> list[dict[str, object]]:
+    """The loaded one, and this with each of its adapters. What it can is left out as long as it has not said so."""
     services = request.state["services"]
     request.state["key"] = authorize(request.headers, services.keys.accepted())
     abilities = await services.told.abilities()
     model = {
         "id": services.settings.served_model, "object": "model", "created": request.state["started"], "owned_by": "qwen"
     }  # fmt: skip
-    return model | (asdict(abilities) if abilities else {})
+    if abilities is None:
+        return [model]
+    model |= asdict(abilities)
+    return [model, *(model | {"id": f"{model['id']}:{name}"} for name in abilities.lora)]
 
 
 async def serve_metrics(request: Request[State]) -> Response:

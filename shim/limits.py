@@ -18,6 +18,7 @@ MAX_FETCHED_BYTES = 50 * 10**6  # of one picture that is fetched; OpenAI's limit
 MAX_REDIRECTS = 3
 FETCH_SECONDS = 20.0  # for one picture, redirects included
 MAX_PROMPT_CHARS = 32_000
+MAX_LORA_CHARS = 1000
 MIN_SIDE = 64  # pixels
 SOURCE_SIZE = (-1, -1)  # what the model takes for the size `source`
 MAX_ASPECT = 8  # longer side over shorter side of an input picture

@@ -9,6 +9,7 @@ import pytest
 from qwen_edit import request, settings
 from qwen_edit.conditioning import texts
 from qwen_edit.families import asked, family, quality
+from qwen_edit.forward import lora_asked
 from qwen_edit.loading import identity
 from qwen_edit.pictures import images, regions
 
@@ -30,6 +31,7 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
     ("shim", "model"),
     [
         (limits.MAX_PROMPT_CHARS, request.MAX_PROMPT_CHARACTERS),
+        (limits.MAX_LORA_CHARS, lora_asked.MAX_CHARACTERS),
         (limits.MIN_SIDE, settings.MIN_SIDE),
         (limits.SOURCE_SIZE, family.SOURCE),
         (limits.MAX_ASPECT, asked.MAX_ASPECT),
@@ -43,8 +45,8 @@ DESCRIPTION = json.dumps(describe(SHIM, EDIT_PATHS))
         (SHIM.max_steps, MODEL.steps),
     ],
     ids=[
-        *("characters of a prompt", "shortest side", "source", "aspect ratio", "guidance", "largest seed", "formats"),
-        *("input pixels", "references", "longest side", "output pixels", "steps"),
+        *("characters of a prompt", "characters of adapters", "shortest side", "source", "aspect ratio", "guidance"),
+        *("largest seed", "formats", "input pixels", "references", "longest side", "output pixels", "steps"),
     ],
 )
 def test_a_limit_is_the_same_in_the_shim_and_in_the_model(shim: object, model: object) -> None:

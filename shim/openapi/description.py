@@ -266,6 +266,7 @@ def _json_body(settings: Settings) -> Schema:
         "markup": {**_or_null(source), "description": ABOUT_MARKUPS},
     }
     fields = {name: _or_null(schema) for name, schema in _fields(settings).items() if name != "prompt"}
+    fields["lora"]["type"] = ["string", "object", "array", "null"]
     prompt = _fields(settings)["prompt"]
     return {
         "type": "object",

@@ -51,6 +51,7 @@ def schemas() -> dict[str, Schema]:
         "transparent_background": {"type": "boolean", "description": "Whether `background=transparent` is obeyed."},
     }
     abilities["layers"] = {**count, "description": "Most layers that it takes a picture apart into; 0: it edits it."}
+    abilities["lora"] = {"type": "array", "items": text, "description": "Names of adapters that an edit may ask for."}
     caption = {"revised_prompt": {**text, "description": "The model's caption, where there was no prompt."}}
     layer = {"layer": {**count, "description": "Of a picture that was taken apart, from the bottom up."}, **caption}
     model = _object(abilities, id=text, object={"const": "model"}, created=count, owned_by=text)

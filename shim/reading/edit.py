@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -33,7 +34,7 @@ from shim.settings import Settings
 CLASSIC_SIDE = 1024  # pixels
 # Of the model, and its parameters, that are named as the client names them.
 TENSORS = (
-    *("prompt", "negative_prompt", "mask", "markup", "size", "seed", "background", "cache", "quality"),
+    *("prompt", "negative_prompt", "mask", "markup", "lora", "size", "seed", "background", "cache", "quality"),
     *("layers", "resolution", "n", "output_format"),
 )
 
@@ -58,6 +59,7 @@ class Edit:
     output_compression: int
     background: str  # auto, opaque or transparent
     cache: str  # preset of the step cache; auto: the quality's, or the model's own
+    lora: str | None  # adapters, as the model reads them
     quality: str  # by which the model chooses steps and cache that are not named; auto: its own
     layers: int | None  # that the picture is taken apart into; None: the model's default, if it makes any
     resolution: int | None  # likewise, at which
@@ -137,6 +139,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
     images = _images(form, dialect, settings) if purpose == "edit" else _no_images(form)
     mask = _one_picture("mask", form.masks, dialect, len(images))
     markup = _one_picture("markup", form.markups, dialect, len(images))
+    lora, named_by = _lora(given, settings)
     if mask and markup:
         raise InvalidInput("markup and mask exclude each other: send one of the two", param="markup")
     return Edit(
@@ -156,6 +159,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
         output_compression=given[fields.OUTPUT_COMPRESSION],
         background=_background(given),
         cache=given[fields.CACHE],
+        lora=lora,
         quality=given[fields.QUALITY],
         layers=given[fields.LAYERS],
         resolution=given[fields.RESOLUTION],
@@ -168,6 +172,7 @@ def edit_of(parts: list[Part], dialect: Dialect, settings: Settings, purpose: Pu
             "num_inference_steps": given.spelling(fields.STEPS),
             "true_cfg_scale": given.spelling(fields.TRUE_CFG_SCALE),
             **{name: name for name in TENSORS},
+            "lora": named_by,
         },
     )
 
@@ -251,6 +256,17 @@ def _background(given: Given) -> str:
         problem = "background=transparent needs output_format png or webp: jpeg has no transparency"
         raise InvalidInput(problem, param="background")
     return background
+
+
+def _lora(given: Given, settings: Settings) -> tuple[str | None, str]:
+    """What names adapters, for the model to read, and the field that does."""
+    lora, model = given[fields.LORA], given[fields.MODEL] or ""
+    served, colon, name = model.partition(f"{settings.served_model}:")
+    if served or not colon:
+        return lora, "lora"
+    if lora is not None:
+        raise InvalidInput("lora and an adapter in model exclude each other: send one of the two", param="lora")
+    return json.dumps({name: 1.0}), "model"
 
 
 def _seed(given: Given) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shim.dialect import BATCH, REFERENCES, URLS
-from shim.limits import MAX_BATCH_IMAGES, MAX_CFG_SCALE, MAX_PROMPT_CHARS, MAX_SEED, MAX_VARIANTS
+from shim.limits import MAX_BATCH_IMAGES, MAX_CFG_SCALE, MAX_LORA_CHARS, MAX_PROMPT_CHARS, MAX_SEED, MAX_VARIANTS
 from shim.reading.kinds import (
+    Adapters,
     Anything,
     Boolean,
     Choice,
@@ -165,6 +166,21 @@ CACHE: Field[str] = Field(
     "The step cache: `mild` makes about two thirds of the forwards of more than 8 steps. `auto` is the server's.",
     note="`mild` makes about two thirds of the forwards of more than 8 steps; `auto` is the server's `STEP_CACHE`",
 )
+LORA: Field[str | None] = Field(
+    "lora",
+    Adapters(0, MAX_LORA_CHARS),
+    None,
+    "Adapters of this server that are added, which `GET /v1/models` lists.",
+    note="in JSON an object of weights by name, too",
+    left_out="none",
+)
+MODEL: Field[str | None] = Field(
+    "model",
+    Anything(),
+    None,
+    "The served model's name, a colon and an adapter's name ask for this adapter. Any other name changes nothing.",
+    note="with the served model's name, a colon and an adapter's name it is `lora`; any other changes nothing",
+)
 QUALITY: Field[str] = Field(
     "quality",
     Quality(("auto", "low", "medium", "high", "max"), also={"standard": "medium", "hd": "high"}),
@@ -197,7 +213,7 @@ CHECKED: tuple[Field[object], ...] = (
 )
 IGNORED: tuple[Field[object], ...] = tuple(
     Field(name, Anything(), None, obeyed=False)
-    for name in ("model", "user", "input_fidelity", "moderation", "safety_identifier", "complexity")
+    for name in ("user", "input_fidelity", "moderation", "safety_identifier", "complexity")
 )
 UNSUPPORTED = {
     "svg": "SVG output is not supported",
@@ -216,6 +232,8 @@ OBEYED: tuple[Pictures | Field[object], ...] = (
         BACKGROUND,
         RESPONSE_FORMAT,
         CACHE,
+        LORA,
+        MODEL,
         QUALITY,
         LAYERS,
         RESOLUTION,

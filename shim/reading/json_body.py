@@ -97,6 +97,10 @@ def _texts(given: dict[str, Any], strings: LongStrings) -> Iterator[Part]:
             if not isinstance(value, bool | str):
                 _refuse(name, value, "true or false")
             yield name, value if isinstance(value, str) else json.dumps(value)
+        elif kind == "structure":
+            if not isinstance(value, str | dict | list):
+                _refuse(name, value, "a string, an object or a list")
+            yield name, _well_formed(name, value if isinstance(value, str) else json.dumps(value))
         elif name in UNSUPPORTED:
             yield name, json.dumps(value)  # whatever it holds, to be refused as in a form
 

@@ -25,7 +25,7 @@ TRUE_WORDS = ("true", "1")
 FALSE_WORDS = ("false", "0")
 
 Schema = dict[str, object]  # JSON Schema
-Json = Literal["string", "number", "boolean"]
+Json = Literal["string", "number", "boolean", "structure"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -233,6 +233,16 @@ class Text(Kind[str]):
 
     def values(self) -> str:
         return f"{self.low} to {self.high} characters" if self.low else f"up to {self.high} characters"
+
+
+@dataclass(frozen=True)
+class Adapters(Text):
+    """Read by the model, which knows them. A JSON body may have an object or a list for it."""
+
+    json: ClassVar[Json] = "structure"
+
+    def values(self) -> str:
+        return "names with commas, each with its weight after a colon where that is not 1"
 
 
 @dataclass(frozen=True)

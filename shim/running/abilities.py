@@ -20,6 +20,7 @@ class Abilities:
     generations: bool  # pictures of a prompt alone
     transparent_background: bool
     layers: int = 0  # most of a picture; 0: it edits pictures instead
+    lora: tuple[str, ...] = ()  # names of the adapters that an edit may ask for
 
 
 def within(settings: Settings, abilities: Abilities | None) -> Settings:
@@ -37,7 +38,8 @@ def abilities_of(about: str | bytes) -> Abilities:
     told = json.loads(about)
     least, most = (int(count) for count in told["references"])
     _, layers = told.get("layers", (0, 0))
-    return Abilities(most, least == 0, bool(told["transparent"]), int(layers))
+    lora = tuple(str(name) for name in told.get("lora", ()))
+    return Abilities(most, least == 0, bool(told["transparent"]), int(layers), lora)
 
 
 class Told:

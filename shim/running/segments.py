@@ -55,6 +55,7 @@ class Outcome:
     layers: npt.NDArray[np.uint8] | None = None  # (layers, H, W, 4) from the bottom up, instead of the image
     caption: str = ""  # that the model wrote in the place of an empty prompt
     quality: str = ""  # the word that its steps and cache stand for, where the caller said it
+    adapters: str | None = None  # those that were used, as their files are; older models tell none
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Segment:
     preview: bool = False
     named: bool = False  # its pictures are named instead of sent
     caption: str = ""  # the model's own, in the place of an empty prompt
+    adapters: str | None = None  # as the first answer told them: with others this is another edit
 
     @property
     def continued(self) -> bool:
@@ -86,6 +88,7 @@ class Segment:
             latents=outcome.latents,
             history=outcome.history,
             caption=outcome.caption or self.caption,
+            adapters=outcome.adapters,
             named=outcome.named and bool(self.job.references),
             standing=replace(self.standing, order=outcome.order),
         )

@@ -20,6 +20,7 @@ from shim.running.abilities import Abilities, abilities_of
 from shim.running.byte_gate import ByteGate
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
+from shim.running.readiness import servers_of
 from shim.running.segments import History, Outcome, Segment
 
 MODEL = "qwen_image_edit"
@@ -167,16 +168,9 @@ def wishes(segment: Segment) -> dict[str, str | int | bool]:
         "cache": edit.cache if edit.cache != "auto" else None,
         "quality": edit.quality if edit.quality != "auto" else None,
         "history": segment.history.name if segment.history is not None else None,
+        "adapters": segment.adapters,
     }
     return {name: wish for name, wish in wished.items() if wish is not None}
-
-
-def servers_of(health: bytes) -> int:
-    """Of a balancer that counts them; who does not is one."""
-    try:
-        return max(1, int(json.loads(health)["servers"]))
-    except (ValueError, KeyError, TypeError):
-        return 1
 
 
 def body_of(segment: Segment, call_id: str) -> Body:
@@ -198,6 +192,8 @@ def _tensors(segment: Segment) -> Iterator[Tensor]:
         yield byte_strings("mask", edit.mask)
     if edit.markup is not None:  # older models refuse the tensor as one that they do not know
         yield byte_strings("markup", edit.markup)
+    if edit.lora is not None:
+        yield byte_strings("lora", edit.lora.encode())
     if edit.size is not None:
         yield numbers("size", "INT32", *edit.size)
     if segment.steps is not None:
@@ -247,6 +243,7 @@ def _parse(tensors: Tensors) -> Outcome:
         layers=tensors.get("layers"),
         caption=str(timings.pop("caption", "")),
         quality=str(timings.pop("quality", "")),
+        adapters=timings.pop("adapters", None),
     )
 
 

@@ -32,7 +32,17 @@ BOTH = {
     ),
     *("true_cfg_scale", "cfg_scale", "cfg", "guidance_scale", "seed", "output_format", "output_compression"),
     *("response_format", "stream", "partial_images", "output_type", "max_sequence_length", "model", "user", "quality"),
-    *("input_fidelity", "background", "cache", "layers", "resolution", "moderation", "safety_identifier", "complexity"),
+    *(
+        "lora",
+        "input_fidelity",
+        "background",
+        "cache",
+        "layers",
+        "resolution",
+        "moderation",
+        "safety_identifier",
+        "complexity",
+    ),
 }
 FORM_ONLY = {"image", "url"}  # their other spellings are told in words
 REFUSED = ("svg", "frame_count", "num_frames")
@@ -89,6 +99,8 @@ def test_the_json_body_reads_every_field_as_its_type(description: dict[str, Any]
         if name not in ("images", "mask", "markup")
     }
     kinds = json_kinds()
+    assert kinds.pop("lora") == "structure"
+    assert fields.pop("lora")["type"] == ["string", "object", "array", "null"]
     for name, schema in fields.items():
         kind = schema["type"] if name == "prompt" else schema["type"][0]
         assert kinds[name] == readers[kind]

@@ -14,15 +14,20 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.kit import stock
+from tests.kit import loras, stock
 from tests.kit.answers import pictures, same
 from tests.kit.engines import load_pipeline
 from tests.kit.servers import Server, serve, serve_shim
 
 
 @pytest.fixture(scope="module")
-def turbo(sensitive: Callable[[str], Path]) -> Iterator[Server]:
-    with serve(sensitive("2.1-turbo"), REFERENCE_AREA="16384", SEGMENT_STEPS="3") as server:
+def turbo(sensitive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("loras")
+    for name, seed in (("ink", 0), ("oil", 1)):
+        pairs = loras.pairs(load_pipeline(sensitive("2.1")).transformer, ["attn"], seed=seed)
+        loras.write(folder, name, loras.diffusers_keys(pairs))
+    (folder / "link.safetensors").symlink_to(folder / "ink.safetensors")
+    with serve(sensitive("2.1-turbo"), REFERENCE_AREA="16384", SEGMENT_STEPS="3", LORA_DIR=str(folder)) as server:
         yield server
 
 
@@ -52,6 +57,36 @@ def test_a_turbo_edit_in_segments_is_that_in_one_piece(turbo: Server, photo: Cal
     assert turbo.metric("qwen_edit_prefix_encodes_total") - encoded == 2, "of the prompt and of that with the wording"
     assert turbo.metric("qwen_edit_prefix_recomputations_total") == 0
     assert turbo.metric("qwen_edit_prefix_bytes") > 0
+
+
+def test_an_edit_has_the_adapters_that_it_asks_for_in_every_segment(
+    turbo: Server, photo: Callable[[str], bytes]
+) -> None:
+    def answered(server: Server, **fields: str) -> requests.Response:
+        asked = {"prompt": "make it blue", "size": "96x64", "seed": "5", **fields}
+        files = {"image": photo("cat")}
+        return requests.post(f"{server.url}/v1/images/edits", data=asked, files=files, timeout=60)
+
+    base, *named = [model["id"] for model in requests.get(f"{turbo.url}/v1/models", timeout=10).json()["data"]]
+    assert named == [f"{base}:ink", f"{base}:oil"]
+    with serve_shim(f"http://{turbo.triton_http}", SEGMENT_STEPS="0") as whole:
+        in_one = pictures(answered(whole, lora="ink:1").json())
+    ways = [{"lora": "ink"}, {"lora": '{"ink": 1}'}, {"model": f"{base}:ink"}]
+    assert all(same(pictures(answered(turbo, **way).json()), in_one) for way in ways)
+    assert not same(pictures(answered(turbo).json()), in_one)
+    assert not same(pictures(answered(turbo, lora="oil").json()), in_one)
+    body = {
+        "prompt": "p",
+        "images": [f"data:image/jpeg;base64,{base64.b64encode(photo('cat')).decode()}"],
+        "size": "96x64",
+        "lora": {"ink": 1, "oil": -0.5},
+    }
+    assert requests.post(f"{turbo.url}/v1/images/edits", json=body, timeout=60).status_code == 200
+    for field, value in (("lora", "link"), ("lora", "../ink"), ("lora", "ink:99"), ("model", f"{base}:red")):
+        refused = answered(turbo, **{field: value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, field), refused.text
+        assert "/" not in refused.json()["error"]["message"].replace("../ink", "")
+    assert same(pictures(answered(turbo, model="gpt-image-1:ink").json()), pictures(answered(turbo).json()))
 
 
 def test_what_the_model_can_is_told(turbo: Server, stack: Server) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -199,6 +200,33 @@ def test_the_image_tensors_field_is_the_clients(dialect: Dialect, param: str) ->
 def test_a_word_for_quality_is_read_where_there_are_presets(word: str, quality: str) -> None:
     assert edit(settings=Settings(quality_presets=True), quality=word).quality == quality
     assert edit(settings=Settings(), quality=word).quality == "auto"
+
+
+ADAPTED = Settings(model_id="base")
+
+
+@pytest.mark.parametrize("dialect", ["classic", "openai"])
+def test_an_adapter_is_asked_for_by_field_or_by_the_served_models_name(dialect: Dialect) -> None:
+    named = edit(dialect, lora="ink:0.5, oil", settings=ADAPTED)
+    assert (named.lora, named.fields["lora"]) == ("ink:0.5, oil", "lora")
+    chosen = edit(dialect, model="base:ink", settings=ADAPTED)
+    assert (chosen.lora, chosen.fields["lora"]) == ('{"ink": 1.0}', "model")
+
+
+@pytest.mark.parametrize("model", ["base", "gpt-image-1", "gpt-image-1:ink", "based:ink", "Base:ink", "a base:ink", ""])
+def test_other_names_of_models_ask_for_none(model: str) -> None:
+    assert edit(model=model, settings=ADAPTED).lora is None
+
+
+@pytest.mark.parametrize("name", ["", "ink,oil", "ink:0.5", "../ink", '"'])
+def test_what_is_after_the_colon_is_one_name_whatever_it_holds(name: str) -> None:
+    assert json.loads(edit(model=f"base:{name}", settings=ADAPTED).lora or "") == {name: 1.0}
+
+
+def test_the_field_and_an_adapter_in_the_model_exclude_each_other() -> None:
+    assert refusal(model="base:ink", lora="oil", settings=ADAPTED)[0] == "lora"
+    assert edit(model="gpt-image-1", lora="oil", settings=ADAPTED).lora == "oil"
+    assert refusal(lora="x" * 1001)[0] == "lora"
 
 
 def test_another_word_for_quality_is_refused_only_where_there_are_presets() -> None:

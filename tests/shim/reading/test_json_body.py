@@ -105,8 +105,19 @@ def test_a_boolean_is_true_or_false(value: Any, opened: ExitStack) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "read"),
+    [("ink:0.5", "ink:0.5"), ({"ink": 0.5}, '{"ink": 0.5}'), (["ink", "oil:2"], '["ink", "oil:2"]'), (None, None)],
+)
+def test_adapters_are_a_string_an_object_or_a_list(value: Any, read: str | None, opened: ExitStack) -> None:
+    assert parse(opened, lora=value).lora == read
+
+
+@pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
+        ({"lora": 7}, "lora", "lora must be a string, an object or a list, got '7'"),
+        ({"lora": True}, "lora", "lora must be a string, an object or a list"),
+        ({"lora": "half \ud83d"}, "lora", "lone surrogate"),
         ({"images": []}, "images", "images is required"),
         ({"images": None}, "images", "images is required"),
         ({"images": 7}, "images", "must be a list"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
@@ -18,6 +19,8 @@ EDITS_AND_GENERATES = Abilities(max_references=10, generations=True, transparent
 def test_the_models_words_are_understood_and_others_are_not() -> None:
     assert abilities_of('{"references": [0, 10], "transparent": true, "more": 1}') == EDITS_AND_GENERATES
     assert not abilities_of('{"references": [1, 3], "transparent": false}').generations
+    adapted = abilities_of('{"references": [1, 3], "transparent": false, "lora": ["ink", "oil"]}')
+    assert adapted.lora == ("ink", "oil")
     for other in ("", "{}", '{"references": 3}', "[]"):
         with pytest.raises((ValueError, KeyError, TypeError)):
             abilities_of(other)
@@ -61,3 +64,17 @@ def test_models_and_description_tell_what_is_known(
     else:
         assert "max_references" not in model
         assert (form["properties"]["image"]["maxItems"], available) == (most, None)
+
+
+def test_each_adapter_is_a_model_with_the_served_ones_name_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = ScriptedTriton()
+    triton.abilities = replace(EDITS_AND_GENERATES, lora=("ink", "oil"))
+    monkeypatch.setattr("shim.app.Triton", lambda url, health_url, most_bytes: triton)
+    with TestClient(create_app(Settings(model_id="base"))) as client:
+        models = client.get("/v1/models").json()["data"]
+        assert [model["id"] for model in models] == ["base", "base:ink", "base:oil"]
+        assert models[0]["lora"] == ["ink", "oil"]
+        assert client.get("/v1/models/base:oil").json() == models[2]
+        missing = client.get("/v1/models/base:red")
+    assert missing.status_code == 404
+    assert "'base', 'base:ink', 'base:oil'" in missing.json()["error"]["message"]

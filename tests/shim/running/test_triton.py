@@ -20,9 +20,10 @@ from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueF
 from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
+from shim.running.readiness import servers_of
 from shim.running.segments import Outcome, Segment
 from shim.running.standing import Standing
-from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal, servers_of
+from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal
 from shim.settings import Settings
 from tests.kit.http_triton import FINISHED_OUTPUTS, HttpTriton, answered, http_triton
 
@@ -150,6 +151,27 @@ async def test_a_word_for_quality_goes_with_every_segment(
     first = await triton.run(segment, "e")
     await triton.run(segment.following(first), "e")
     assert [call.get("quality") for call in triton_server.parameters] == [told, told]
+
+
+async def test_adapters_go_with_every_segment_and_what_was_told_of_them_goes_back(
+    triton_server: HttpTriton, triton: Triton
+) -> None:
+    segment = segment_of([*PLAIN, ("lora", "ink:0.5")])
+    body, headers = answered(**COMMON | {"timings": np.array([b'{"adapters": "abc"}'], np.object_)}, latents=LATENTS)
+    first = outcome(body, headers, segment)
+    assert (first.adapters, first.timings) == ("abc", {})
+    following = segment.following(first)
+    for each in (segment, following):
+        assert (await tensors(each))["lora"] == ("BYTES", [1, 1], b"\x07\0\0\0ink:0.5")
+        await triton.run(each, "e")
+    assert [call.get("adapters") for call in triton_server.parameters] == [None, "abc"]
+
+
+def test_an_adapter_that_the_model_refuses_is_told_by_the_field_that_named_it() -> None:
+    job = segment_of([*PLAIN, ("model", "base:ink")], Settings(model_id="base")).job
+    error = model_error("invalid: lora: 'ink': no adapter of this server: oil", job.edit.fields)
+    assert isinstance(error, InvalidInput)
+    assert (error.param, error.message) == ("model", "model: 'ink': no adapter of this server: oil")
 
 
 @pytest.mark.parametrize(
