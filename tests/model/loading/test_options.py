@@ -15,11 +15,15 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from qwen_edit.forward.lora_store import LoraStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling, quantization
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import Loaded, check, load
+from qwen_edit.loading.lora_files import LoraFiles
+from qwen_edit.loading.loras import Loras
 from qwen_edit.loading.presets import LIGHTNING_SCHEDULER
+from qwen_edit.pipeline import Row
 from qwen_edit.settings import Adapter, Settings
 from qwen_edit.settings_grammar import SettingsError
 from safetensors.torch import load_file, save_file
@@ -226,6 +230,22 @@ def test_a_lora_can_be_kept_beside_quantized_weights(folder: Path, cat: bytes, l
     exact = latents(loaded(folder, LORA=str(lora), LORA_FUSED="false"), cat)
     small = latents(loaded(folder, LORA=str(lora), LORA_FUSED="false", QUANTIZATION="int8"), cat)
     assert relative_error(small, exact) <= 0.05
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_an_edits_own_lora_is_added_to_those_of_all_edits_and_to_quantized_weights(
+    folder: Path, lora: Path, quantization: str
+) -> None:
+    options = {"LORA_FUSED": "false", "QUANTIZATION": quantization}
+    pipeline = loaded(folder, LORA=str(lora), **options).pipeline
+    both = loaded(folder, LORA=f"{lora},{lora}:0.5", **options).pipeline
+    found = Loras(LoraFiles(str(lora.parent)), pipeline, 2**20).read("tiny")
+    own = LoraStore(pipeline, 2**20).weighed(((found, 0.5),))
+    rows = four_rows(pipeline.parts.transformer)
+    with torch.inference_mode():
+        made = pipeline.velocities([Row(*row[:4], own) for row in rows])
+        assert max(map(difference, made, both.velocities(rows))) <= EXACT
+        assert difference(made[0], pipeline.velocities(rows)[0]) > 100 * EXACT
 
 
 def test_a_lora_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
