@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 from qwen_edit.forward import rotary
+from qwen_edit.forward.lora_store import Lora, LoraStore
 from qwen_edit.loading import compiling
 from qwen_edit.loading.checkpoint import LoadError, find
 from qwen_edit.loading.load import load
-from qwen_edit.pipeline import Pipeline
+from qwen_edit.pipeline import LowRank, Pipeline, Row
 from qwen_edit.settings import Settings
 from torch._dynamo.utils import counters
 
+from tests.kit import loras
 from tests.kit.engines import difference, edit, engine_on, load_pipeline
 from tests.kit.rows import four_rows, largest_difference, random_row
 
@@ -59,6 +61,20 @@ def test_odd_sizes_compile_nothing_and_change_nothing(
 def test_rows_of_any_shape_get_what_diffusers_gives_each_uncompiled(compiled: Any) -> None:
     transformer = compiled.pipeline.parts.transformer
     assert largest_difference(transformer, four_rows(transformer)) <= 1e-4
+
+
+@torch.inference_mode()
+def test_rows_with_adapters_compile_nothing_nor_does_the_next_without(compiled: Any) -> None:
+    pipeline, warmed_up = compiled.pipeline, counters["stats"]["unique_graphs"]
+    pairs = loras.pairs(pipeline.parts.transformer, [""], seed=0)
+    lora = Lora("digest", {name: LowRank(*both) for name, both in pairs.items()})
+    own = LoraStore(pipeline, 2**20).weighed(((lora, 1.0),))
+    rows = four_rows(pipeline.parts.transformer)
+    before = pipeline.velocities(rows)
+    pipeline.velocities([Row(*rows[0][:4], own), *rows[1:]])
+    after = pipeline.velocities(rows)
+    assert counters["stats"]["unique_graphs"] == warmed_up
+    assert all(map(torch.equal, before, after))
 
 
 @pytest.mark.parametrize("compiled", ["aot_eager"], indirect=True)

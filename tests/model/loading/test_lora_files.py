@@ -163,7 +163,7 @@ LAYER = "transformer_blocks.0.attn.to_q"
         (_another_shape, f"{LAYER}: [2, 3] and [64, 2]: [rank, 64] and [64, rank] are needed"),
         (_vectors, f"{LAYER}: [2] and [2]: [rank, 64] and [64, rank] are needed"),
         (_one_alone, f"not for this transformer: '{LAYER}.lora_B.weight'"),
-        (_another_layer, "not for this transformer: 'text_encoder.model.q.lora_A.weight', 'nowhere.lora_A.weight'"),
+        (_another_layer, "not for this transformer: 'nowhere.lora_A.weight', 'text_encoder.model.q.lora_A.weight'"),
         (_dora, f"not for this transformer: 'transformer.{LAYER}.dora_scale'"),
         (_nothing, "not for this transformer: no weights"),
         (_huge_rank, f"has rank {MAX_RANK + 1}: at most {MAX_RANK} is allowed"),

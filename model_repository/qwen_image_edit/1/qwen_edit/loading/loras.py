@@ -134,6 +134,6 @@ def scales_of(name: str, metadata: Mapping[str, Any], ranks: Mapping[str, int]) 
 
 
 def unfit(name: str, keys: list[str]) -> BadRequest:
-    shown_keys = ", ".join(shown(key) for key in keys[:MAX_SHOWN])
+    shown_keys = ", ".join(shown(key) for key in sorted(keys)[:MAX_SHOWN])
     more = f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else ""
     return BadRequest("lora", f"{name!r}: not for this transformer: {shown_keys or 'no weights'}{more}")
