@@ -63,7 +63,7 @@ def shaped(chance: random.Random) -> Size:
 
 def drawn(count: int) -> dict[str, list[Asked]]:
     chance = random.Random(SEED)
-    kinds: dict[str, list[Asked]] = {"none": [], "the source's shape": [], "any shape": []}
+    kinds: dict[str, list[Asked]] = {"none": [], "the drawing's shape": [], "any shape": []}
     for number in range(count):
         kind = list(kinds)[number % len(kinds)]
         width, height = source = shaped(chance)

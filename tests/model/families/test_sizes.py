@@ -116,9 +116,7 @@ def test_the_demo_shows_the_whole_picture_where_it_was(demo: TestEngine, own: Si
     assert answered.size == expected
     assert aspect_error(answered.size, own if asked is None else answered.size) <= 0.005
     rows, columns = shift(grey(answered), grey(source.resize(answered.size, Image.Resampling.LANCZOS)))
-    scale = max(1.0, np.sqrt(answered.width * answered.height / AREA))  # of a pixel that was rendered
-    assert abs(rows) <= 0.5 * scale
-    assert abs(columns) <= 0.5 * scale
+    assert max(abs(rows), abs(columns)) <= 0.5
 
 
 def test_outside_a_mask_the_answer_has_the_sources_own_pixels(demo: TestEngine) -> None:
