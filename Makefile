@@ -54,8 +54,9 @@ bench-tokens:  ## tokens that the transformer works on for a step, and forwards:
 bench-vae:  ## pictures against films of one frame, in CPU seconds
 bench-sizes:  ## random sizes and shapes through the demo: exact, in place, and at what price
 bench-step_cache:  ## what the step cache does to a picture, beside fewer steps
+bench-replicas:  ## rows of a step on each of two transformers, counted, on the CPU
 bench-prefixes:  ## Qwen-Image-2.1 for eight clients, counted, against diffusers with its own cache
-BENCHMARKS := $(addprefix bench-,engine load elastic late gpu vae tokens prefixes arrivals segments sse_clients step_cache sizes)
+BENCHMARKS := $(addprefix bench-,engine load elastic late gpu vae tokens prefixes replicas arrivals segments sse_clients step_cache sizes)
 .PHONY: $(BENCHMARKS)
 # Not torch.set_num_threads, which holds for the calling thread only: the engine has its own.
 $(BENCHMARKS): export OMP_NUM_THREADS ?= 1

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from qwen_edit.loading.load import bind
+from qwen_edit.loading.assembly import bind
 from qwen_edit.request import EditRequest
 
 from benchmarks.engine import edits

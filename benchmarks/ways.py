@@ -22,7 +22,7 @@ from qwen_edit.forward.lora_store import LoraStore
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.loading import compiling
-from qwen_edit.loading.load import accelerate
+from qwen_edit.loading.assembly import accelerate
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading

@@ -1,4 +1,4 @@
-"""How the tritonservers of one machine are started: one over all devices, or one for each GPU."""
+"""How the tritonservers of one machine are started: one over all devices, or one for each GPU or each few of them."""
 
 from __future__ import annotations
 
@@ -57,12 +57,22 @@ def plan(
 
 def visible_devices(settings: Settings, environ: Mapping[str, str]) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of every server; None: as it is."""
+    count, each = cuda.device_count(), settings.gpus_per_instance
+    if count % each:
+        raise LaunchError(
+            f"GPUS_PER_INSTANCE={each}: {count} GPUs cannot be divided by it; CUDA_VISIBLE_DEVICES chooses"
+        )
     if not settings.one_server_per_gpu:
+        if 1 < each < count:
+            problem = f"{count} GPUs were found, and a server has one instance of {each}"
+            raise LaunchError(
+                f"GPUS_PER_INSTANCE={each}: {problem}: set ONE_SERVER_PER_GPU=true, or CUDA_VISIBLE_DEVICES"
+            )
         return [None]
-    count = cuda.device_count()
     if count == 0:
         raise LaunchError("ONE_SERVER_PER_GPU=1: no CUDA device was found; install the NVIDIA driver, or unset it")
     if settings.device_map not in ("", "cuda"):
         raise LaunchError(f"ONE_SERVER_PER_GPU=1: DEVICE_MAP={settings.device_map} does not go with it; unset one")
     visible = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return [*visible[:count]] or [str(number) for number in range(count)]
+    devices = visible[:count] or [str(number) for number in range(count)]
+    return [",".join(devices[first : first + each]) for first in range(0, count, each)]

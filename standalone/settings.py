@@ -41,6 +41,11 @@ class Settings:
         "",
         "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU without a GPU.",
     )
+    gpus_per_instance: int = setting(
+        "GPUS_PER_INSTANCE", integer(1, 8), 1,
+        "GPUs of one instance, each with a transformer, to which the rows of a step are dealt, two of an edit "
+        "with guidance. Not together with `OFFLOAD`, `LORA_DIR`, `DEVICE_MAP=balanced` or Qwen-Image-2.1.",
+    )  # fmt: skip
     host: str = setting(
         "HOST",
         text,
@@ -92,8 +97,8 @@ class Settings:
         "ONE_SERVER_PER_GPU",
         boolean,
         False,
-        "true: one tritonserver per GPU, each with ports 10 above the last, so that a failure on one GPU leaves the "
-        "others serving. `make serve` then needs HAProxy.",
+        "true: one tritonserver per GPU, or per `GPUS_PER_INSTANCE` of them, each with ports 10 above the last, so "
+        "that a failure on one GPU leaves the others serving. `make serve` then needs HAProxy.",
     )
     worker_stall_seconds: float = setting(
         "WORKER_STALL_SECONDS",

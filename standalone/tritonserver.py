@@ -138,14 +138,17 @@ def find() -> TritonServer:
 
 def config_name(settings: Settings, cuda_devices: int) -> str:
     """This machine's instance configuration under `configs/`; empty means `config.pbtxt`, one instance per GPU."""
-    if settings.device_map == "cpu" or (not settings.device_map and cuda_devices == 0):
+    replicas, device_map = settings.gpus_per_instance > 1, settings.device_map
+    option = f"GPUS_PER_INSTANCE={settings.gpus_per_instance}" if replicas else f"DEVICE_MAP={device_map}"
+    if replicas and device_map in ("cpu", "balanced"):
+        raise LaunchError(f"{option}: DEVICE_MAP={device_map} does not go with it; unset one")
+    if device_map == "cpu" or not (device_map or replicas or cuda_devices):
         return "cpu"
     if cuda_devices == 0:
-        raise LaunchError(
-            f"DEVICE_MAP={settings.device_map}: no CUDA device was found; install the NVIDIA driver, "
-            "or set DEVICE_MAP=cpu"
-        )
-    return "balanced" if settings.device_map == "balanced" else ""
+        otherwise = "unset it" if replicas else "set DEVICE_MAP=cpu"
+        raise LaunchError(f"{option}: no CUDA device was found; install the NVIDIA driver, or {otherwise}")
+    # An instance of several GPUs has all that its server sees.
+    return "balanced" if replicas or device_map == "balanced" else ""
 
 
 def model_is_loaded(index: list[dict[str, str]], binary: Path) -> bool:

@@ -26,6 +26,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "host path": ("weights.hostPath=/data", NO_KEYS),
     "image volume": ("weights.image=registry.example/weights:1", NO_KEYS),
     "one shim, two GPUs a pod": (*LEAST, "shim.replicas=1", "triton.gpus=2", "triton.settings.DEVICE_MAP=balanced"),
+    "a transformer on each of two GPUs": (*LEAST, "triton.settings.GPUS_PER_INSTANCE=2"),
     "settings": (*LEAST, "triton.settings.MAX_JOBS=32", "shim.settings.LOG_PROMPTS=false", "triton.maxSurge=1"),
     "places": (*LEAST, "triton.nodeSelector.gpu=h100", "triton.runtimeClassName=nvidia", "shim.tolerations[0].key=a",
                "shim.tolerations[0].operator=Exists", "images.pullSecrets[0]=registry"),
@@ -77,6 +78,12 @@ def test_weights_have_to_be_somewhere_and_keys_are_not_forgotten(helm: Helm) -> 
 def container(manifests: list[Manifest], part: str) -> Any:
     (found,) = pod_of(manifests, part)["containers"]
     return found
+
+
+@pytest.mark.parametrize(("values", "gpus"), [((), 1), (("triton.settings.GPUS_PER_INSTANCE=2",), 2)], ids=str)
+def test_a_pod_has_the_gpus_of_its_instance(helm: Helm, values: tuple[str, ...], gpus: int) -> None:
+    limits = container(helm.render(*LEAST, *values), "triton")["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == gpus
 
 
 def misspell(them: list[Manifest]) -> None:

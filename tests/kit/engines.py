@@ -17,7 +17,7 @@ from qwen_edit.control.blame import Blame
 from qwen_edit.control.noted import Noted
 from qwen_edit.engine import UNBLAMED, Engine
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.loading.load import bind, pipeline_of
+from qwen_edit.loading.assembly import bind, pipeline_of
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest

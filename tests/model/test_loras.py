@@ -19,7 +19,7 @@ from PIL import Image
 from qwen_edit.errors import BadRequest
 from qwen_edit.forward.lora_asked import Asked
 from qwen_edit.forward.lora_store import Lora
-from qwen_edit.loading.load import pipeline_of
+from qwen_edit.loading.assembly import pipeline_of
 from qwen_edit.loading.lora_files import LoraFiles
 from qwen_edit.loading.loras import Loras
 from qwen_edit.request import EditRequest

@@ -61,6 +61,48 @@ def test_one_pipeline_over_all_devices_does_not_go_with_it(tmp_path: Path) -> No
         plans(tmp_path, DEVICE_MAP="balanced")
 
 
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "device_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_gpus_of_one_instance_have_a_server_together(tmp_path: Path) -> None:
+    planned = plans(tmp_path, GPUS_PER_INSTANCE="2", environ={"CUDA_VISIBLE_DEVICES": "1,3,5,GPU-7"})
+    assert [each.environment["CUDA_VISIBLE_DEVICES"] for each in planned] == ["1,3", "5,GPU-7"]
+    assert [each.settings.triton_http_port for each in planned] == [8010, 8020]
+    assert all("--model-config-name=balanced" in each.command for each in planned)
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_server_whose_instance_has_all_gpus_is_one(tmp_path: Path) -> None:
+    (only,) = plans(tmp_path, ONE_SERVER_PER_GPU="0", GPUS_PER_INSTANCE="4")
+    assert "CUDA_VISIBLE_DEVICES" not in only.environment
+    assert "--model-config-name=balanced" in only.command
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"GPUS_PER_INSTANCE": "3"}, "GPUS_PER_INSTANCE=3: 4 GPUs cannot be divided by it"),
+        ({"GPUS_PER_INSTANCE": "8"}, "GPUS_PER_INSTANCE=8: 4 GPUs cannot be divided by it"),
+        (
+            {"GPUS_PER_INSTANCE": "2", "ONE_SERVER_PER_GPU": "0"},
+            "4 GPUs were found, and a server has one instance of 2: set ONE_SERVER_PER_GPU=true",
+        ),
+        (
+            {"GPUS_PER_INSTANCE": "4", "ONE_SERVER_PER_GPU": "0", "DEVICE_MAP": "cpu"},
+            "GPUS_PER_INSTANCE=4: DEVICE_MAP=cpu does not go with it",
+        ),
+    ],
+    ids=str,
+)
+def test_gpus_that_do_not_make_instances_are_refused(tmp_path: Path, settings: dict[str, str], problem: str) -> None:
+    with pytest.raises(LaunchError, match=problem):
+        plans(tmp_path, None, **settings)
+
+
 def test_without_a_device_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "device_count", lambda: 0)
     with pytest.raises(LaunchError, match="ONE_SERVER_PER_GPU=1: no CUDA device was found"):

@@ -250,3 +250,10 @@ def test_the_instance_configuration_follows_the_device_map_and_the_devices(
     device_map: str, devices: int, name: str
 ) -> None:
     assert config_name(Settings.from_environment({"DEVICE_MAP": device_map}), devices) == name
+
+
+def test_an_instance_of_several_gpus_needs_them() -> None:
+    settings = Settings.from_environment({"GPUS_PER_INSTANCE": "2"})
+    assert config_name(settings, 2) == "balanced"
+    with pytest.raises(LaunchError, match=r"GPUS_PER_INSTANCE=2: no CUDA device was found; .* or unset it"):
+        config_name(settings, 0)

@@ -104,10 +104,11 @@ class TritonPythonModel:
             lora_bytes=settings.lora_cache_mb * 2**20,
             mrope=settings.vl_positions == "mrope",
             takes_turns=loaded.takes_turns,
+            replicas=loaded.replicas,
         )
         self._engine = Engine(
-            Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs,
-            max_batch_tokens=settings.max_batch_tokens, stretch=settings.stretch, blame=blame,
+            Noted(worker, blame), self._metrics, max_jobs=settings.max_jobs, stretch=settings.stretch, blame=blame,
+            max_batch_tokens=settings.max_batch_tokens * settings.gpus_per_instance,
         )  # fmt: skip
 
     def execute(self, requests: list[Any]) -> None:

@@ -24,7 +24,7 @@ from qwen_edit.families.layering import Layering
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward import denoise, ragged, sigmas
 from qwen_edit.forward.denoise import Denoising
-from qwen_edit.loading.load import pipeline_of
+from qwen_edit.loading.assembly import pipeline_of
 from qwen_edit.pictures import decoding
 from qwen_edit.pipeline import LayeredPipeline, Pipeline
 from qwen_edit.request import MAX_PROMPT_CHARACTERS

@@ -14,7 +14,7 @@ from qwen_edit.forward import adapting, modulations, ragged
 from qwen_edit.forward.block import Halves, Paths
 from qwen_edit.forward.lora_store import Adapters, Lora, LoraStore
 from qwen_edit.forward.ragged import RaggedForward
-from qwen_edit.loading.load import pipeline_of
+from qwen_edit.loading.assembly import pipeline_of
 from qwen_edit.pipeline import Loras, LowRank, Pipeline, Row
 
 from tests.kit import loras

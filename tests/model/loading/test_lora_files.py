@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from qwen_edit.errors import BadRequest
-from qwen_edit.loading.load import pipeline_of
+from qwen_edit.loading.assembly import pipeline_of
 from qwen_edit.loading.lora_files import MAX_RANK, LoraFiles
 from qwen_edit.loading.loras import Loras
 

@@ -13,8 +13,8 @@ import torch
 from accelerate import dispatch_model
 from PIL import Image
 from qwen_edit.loading import placement
+from qwen_edit.loading.assembly import pipeline_of
 from qwen_edit.loading.checkpoint import LoadError
-from qwen_edit.loading.load import pipeline_of
 from qwen_edit.pipeline import Devices, LayeredPipeline
 
 from checkpoints.random_weights import build_pipeline

@@ -170,6 +170,11 @@ class Settings:
         "",
         "`balanced`: one pipeline, spread over all GPUs. Empty: one pipeline per GPU, or one on the CPU without a GPU.",
     )
+    gpus_per_instance: int = setting(
+        "GPUS_PER_INSTANCE", integer(1, 8), 1,
+        "GPUs of one instance, each with a transformer, to which the rows of a step are dealt, two of an edit "
+        "with guidance. Not together with `OFFLOAD`, `LORA_DIR`, `DEVICE_MAP=balanced` or Qwen-Image-2.1.",
+    )  # fmt: skip
     log_level: str = setting(
         "LOG_LEVEL",
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
@@ -228,8 +233,8 @@ class Settings:
         "MAX_BATCH_TOKENS",
         integer(1, 2**31),
         16_384,
-        "Most image, reference and text tokens of one forward; of Qwen-Image-2.1, which only attends to references and "
-        "text, an eighth of these counts. The first edit runs however many it needs.",
+        "Most image, reference and text tokens of one forward, on each GPU; of Qwen-Image-2.1, which only attends to "
+        "references and text, an eighth of these counts. The first edit runs however many it needs.",
     )
     conditioning_cache_mb: int | None = setting(
         "CONDITIONING_CACHE_MB",
@@ -253,11 +258,9 @@ class Settings:
         "`.safetensors`. Empty: none.",
     )
     lora_cache_mb: int = setting(
-        "LORA_CACHE_MB",
-        integer(1, 2**20),
-        2048,
+        "LORA_CACHE_MB", integer(1, 2**20), 2048,
         "Mebibytes of the transformer's device for adapters of `LORA_DIR`. What one edit names has to fit.",
-    )
+    )  # fmt: skip
     vl_positions: str = setting(
         "VL_POSITIONS",
         choice("mrope", "diffusers"),
@@ -285,10 +288,8 @@ class Settings:
         return None if self.prefix_cache_mb is None else self.prefix_cache_mb * 2**20
 
     def cache_bytes(self, *, on_gpu: bool) -> int:
-        megabytes = self.conditioning_cache_mb
-        if megabytes is None:
-            megabytes = 2048 if on_gpu else 256
-        return megabytes * 2**20
+        usual = 2048 if on_gpu else 256
+        return (usual if self.conditioning_cache_mb is None else self.conditioning_cache_mb) * 2**20
 
     @classmethod
     def from_environment(

@@ -19,6 +19,7 @@ from qwen_edit.families.sizes import Sizes
 from qwen_edit.forward.denoise import Denoiser, Denoising, Inpainting, skip
 from qwen_edit.forward.lora_store import LoraStore, needed_bytes
 from qwen_edit.forward.prefix_store import Prefix, PrefixStore
+from qwen_edit.forward.replicas import Replicas
 from qwen_edit.forward.sigmas import NoiseLevels
 from qwen_edit.forward.skipping import skipped
 from qwen_edit.job import Job, Result
@@ -96,6 +97,7 @@ class PipelineWorker:
         lora_bytes: int = 0,
         mrope: bool = True,
         takes_turns: bool = False,
+        replicas: Replicas | None = None,
     ) -> None:
         self._pipeline = pipeline
         self.takes_turns = takes_turns
@@ -109,7 +111,8 @@ class PipelineWorker:
             sizes, Prompts(pipeline), Captions(pipeline), self._conditioner, decoders,
             Loras(lora_files, pipeline, lora_bytes) if lora_files else None, channels=pipeline.token_channels,
         )  # fmt: skip
-        self._denoiser = Denoiser(pipeline, self._prefixes, self._loras)
+        self._replicas = replicas
+        self._denoiser = Denoiser(pipeline, self._prefixes, self._loras, replicas)
         by_root = pipeline.family.shifts_by_root
         self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas, by_root=by_root)
 
@@ -206,6 +209,8 @@ class PipelineWorker:
 
     def close(self) -> None:
         self._decoders.close()
+        if self._replicas:
+            self._replicas.close()
 
     def _inpainting(self, prepared: Prepared, noise: torch.Tensor) -> Inpainting | None:
         if prepared.mask is None:

@@ -10,6 +10,7 @@ import torch
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.lora_store import Adapters, LoraStore
 from qwen_edit.forward.prefix_store import Prefix, PrefixStore
+from qwen_edit.forward.replicas import Replicas
 from qwen_edit.forward.sigmas import Sigmas
 from qwen_edit.pipeline import Loras, Pipeline, Row
 
@@ -68,8 +69,11 @@ def _made_of(condition: Condition | None) -> tuple[torch.Tensor, ...]:
 
 
 class Denoiser:
-    def __init__(self, pipeline: Pipeline, prefixes: PrefixStore, loras: LoraStore) -> None:
+    def __init__(
+        self, pipeline: Pipeline, prefixes: PrefixStore, loras: LoraStore, replicas: Replicas | None = None
+    ) -> None:
         self._pipeline = pipeline
+        self._transformers = replicas or pipeline
         self._prefixes = prefixes
         self._loras = loras
 
@@ -91,7 +95,7 @@ class Denoiser:
         predictions = [
             velocity.float()
             for start in range(0, len(inputs), limit)
-            for velocity in self._pipeline.velocities(self._rows(inputs[start : start + limit]))
+            for velocity in self._transformers.velocities(self._rows(inputs[start : start + limit]))
         ]
         negatives = iter(predictions[len(jobs) :])
         combine = guided if self._pipeline.family.renormalises else combined

@@ -1,4 +1,4 @@
-"""Checkpoint → pipeline, as the settings want it: in which dtype, with what added, on which device."""
+"""Checkpoint → pipeline, as the settings want it, and what a request gets that names nothing."""
 
 from __future__ import annotations
 
@@ -10,31 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, QwenImage21Pipeline, QwenImageLayeredPipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.families.family import MEGAPIXEL
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.forward import prefixes, ragged
-from qwen_edit.forward.block import Paths
 from qwen_edit.forward.pipeline21 import Pipeline21
-from qwen_edit.loading import (
-    adapters,
-    attention,
-    kernels,
-    pictures_once,
-    placement,
-    prefix_room,
-    quantization,
-    single_frame,
-)
+from qwen_edit.forward.replicas import Replicas
+from qwen_edit.loading import placement, prefix_room, quantization
+from qwen_edit.loading.assembly import accelerate, replicate
 from qwen_edit.loading.checkpoint import Checkpoint, LoadError
-from qwen_edit.loading.fast_ways import fast_ways
-from qwen_edit.loading.presets import PRESETS, reconfigured
-from qwen_edit.loading.self_check import Checked, SelfCheck
-from qwen_edit.pipeline import Devices, LayeredPipeline, Pipeline
+from qwen_edit.loading.presets import PRESETS
+from qwen_edit.loading.self_check import Checked
+from qwen_edit.pipeline import Pipeline
 from qwen_edit.request import Defaults
 from qwen_edit.settings import Loading, Settings
 
@@ -49,6 +39,7 @@ class Loaded:
     checked: Sequence[Checked]
     prefix_bytes: int = 0  # that keys and values of prefixes may take
     takes_turns: bool = False  # its parts are never at work at once
+    replicas: Replicas | None = None  # of the pipeline's transformer, itself the first
 
     def about(self, loras: Sequence[str]) -> str:
         """JSON: what whoever calls cannot know otherwise. `loras`: names of adapters that a request may name."""
@@ -69,10 +60,15 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
         torch.cuda.set_device(device)  # else this thread takes memory of the first GPU as well
     family, serving, loading = checkpoint.family, checkpoint.serving, settings.loading
     check(settings, device)
+    cards = placement.replica_cards(settings, device, family) if settings.gpus_per_instance > 1 else []
     parts = _parts(checkpoint.folder, loading, device)
     area = settings.reference_area or serving.get("reference_area") or MEGAPIXEL
     try:
-        pipeline, checked = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
+        if cards:
+            pipelines, checked = replicate(parts, loading, area, cards)
+        else:
+            pipeline, checked = accelerate(parts, loading, area, device, balanced=settings.device_map == "balanced")
+            pipelines = [pipeline]
     except LoadError:
         raise
     except Exception as error:  # compilers and kernels raise almost anything
@@ -80,11 +76,13 @@ def load(checkpoint: Checkpoint, settings: Settings, device: torch.device) -> Lo
             raise _does_not_fit(checkpoint.folder, device) from None
         log.exception("the loading options could not be applied")
         raise LoadError(f"{_chosen(loading)}: {_reason(error)}") from None
+    pipeline, replicas = pipelines[0], Replicas(pipelines) if cards else None
     sizes = Sizes(family, area, pipeline.token_pixels, one_area=serving.get("one_area", False), limits=settings.limits)
     room, references = _prefixes(settings, pipeline, sizes)
     log.info("Model loaded successfully")
     takes_turns = loading.offload == "model"  # the part that is at work sends the others to main memory
-    return Loaded(pipeline, sizes, _defaults(settings, serving, pipeline, references), checked, room, takes_turns)
+    defaults = _defaults(settings, serving, pipeline, references)
+    return Loaded(pipeline, sizes, defaults, checked, room, takes_turns, replicas)
 
 
 def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int, int]:
@@ -93,36 +91,6 @@ def _prefixes(settings: Settings, pipeline: Pipeline, sizes: Sizes) -> tuple[int
         set_aside = settings.lora_cache_mb * 2**20 if settings.lora_dir else 0
         return prefix_room.room(pipeline, sizes, settings.limits, settings.prefix_bytes, set_aside=set_aside)
     return 0, min(settings.limits.references or sizes.family.usual_references, sizes.family.max_references)
-
-
-def accelerate(
-    parts: Any, loading: Loading, reference_area: int, device: torch.device, *, balanced: bool = False
-) -> tuple[Pipeline, Sequence[Checked]]:
-    """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
-    paths = Paths()
-    _apply(parts, loading, device, paths)
-    pipeline = pipeline_of(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))
-    checked = SelfCheck(pipeline, paths).run(fast_ways(pipeline, paths, loading, device, reference_area))
-    if pipeline.devices.transformer.type == "cuda":
-        capability = torch.cuda.get_device_capability(pipeline.devices.transformer)
-        kernel = kernels.attention_kernel(pipeline)
-        kernels.report(kernel, loading.attention_backend, kernels.cudnn_version(), capability)
-    return pipeline, checked
-
-
-def bind(parts: Any, paths: Paths | None = None) -> None:
-    """Puts our forward in the place of the transformer's own, which it still is where diffusers calls it."""
-    if isinstance(parts, QwenImage21Pipeline):
-        prefixes.bind(parts.transformer, paths)
-    else:
-        ragged.bind(parts.transformer, paths)
-
-
-def pipeline_of(parts: Any, devices: Devices | None = None) -> Pipeline:
-    """Of what diffusers loaded."""
-    if isinstance(parts, QwenImage21Pipeline):
-        return Pipeline21(parts, devices)
-    return LayeredPipeline(parts, devices) if isinstance(parts, QwenImageLayeredPipeline) else Pipeline(parts, devices)
 
 
 def check(settings: Settings, device: torch.device) -> None:
@@ -141,35 +109,6 @@ def check(settings: Settings, device: torch.device) -> None:
             raise LoadError(f"{name}={value}: not together with DEVICE_MAP=balanced; none or int8 is allowed there")
     if loading.offload == "model":
         raise LoadError("OFFLOAD=model: not together with DEVICE_MAP=balanced; none or group is allowed there")
-
-
-def _apply(parts: Any, loading: Loading, device: torch.device, paths: Paths) -> None:
-    """What changes the parts of the pipeline, in the order that each needs; still in main memory."""
-    preset = PRESETS[loading.preset].scheduler if loading.preset else {}
-    parts.scheduler = reconfigured(parts.scheduler, {**preset, **dict(loading.scheduler_config)})
-    adapters.add(parts, loading.adapters, fuse=loading.fuse_adapters)
-    attention.set_backend(parts.transformer, loading.attention_backend, device)
-    if loading.compile is True and isinstance(parts, QwenImage21Pipeline):
-        raise LoadError("COMPILE=true: not for a QwenImage21Pipeline checkpoint; auto or false is allowed there")
-    bind(parts, paths)
-    if not isinstance(parts, QwenImage21Pipeline):
-        single_frame.bind(parts.vae)
-        pictures_once.bind(parts.text_encoder.model)
-    if loading.vae_tiling:
-        parts.vae.enable_tiling()
-
-
-def _place(parts: Any, loading: Loading, device: torch.device, *, balanced: bool) -> Devices:
-    for target, kind in ((quantization.TRANSFORMER, loading.quantization),
-                         (quantization.TEXT_ENCODER, loading.text_encoder_quantization)):  # fmt: skip
-        layers = quantization.quantize(parts, target, kind, placement.CPU if balanced else device)
-        if layers:
-            log.info("%s=%s: %d layers", target.setting, kind, layers)
-            if loading.offload != "none":
-                target.part(parts).to(placement.CPU)
-    if balanced:
-        return placement.spread(parts, loading.offload)
-    return placement.place(parts, device, loading.offload)
 
 
 def _defaults(settings: Settings, serving: dict[str, Any], pipeline: Pipeline, max_references: int) -> Defaults:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from qwen_edit.device_errors import is_out_of_memory
+from qwen_edit.families.family import Family
 from qwen_edit.loading.checkpoint import LoadError
 from qwen_edit.pipeline import Devices
+from qwen_edit.settings import Settings
 
 GIGABYTE = 10**9
 ACTIVATION_BYTES = 4 * GIGABYTE  # kept free on every card that a pipeline is spread over
@@ -32,6 +35,36 @@ def check_offload(offload: str, device: torch.device) -> None:
             f"OFFLOAD={offload}: a CUDA GPU is needed, this instance runs on the {device.type.upper()}, "
             "where all weights are in main memory anyway"
         )
+
+
+def replica_cards(settings: Settings, device: torch.device, family: Family) -> list[torch.device]:
+    """The GPUs of an instance that has several; raises LoadError."""
+    option, offload = f"GPUS_PER_INSTANCE={settings.gpus_per_instance}", settings.loading.offload
+    if family.has_prefix:
+        raise LoadError(
+            f"{option}: not for a {family.pipeline} checkpoint, whose prefixes lie on one GPU; 1 is allowed"
+        )
+    if settings.lora_dir:
+        raise LoadError(f"LORA_DIR={settings.lora_dir}: not together with {option}: requests' adapters lie on one GPU")
+    if offload != "none":
+        raise LoadError(f"OFFLOAD={offload}: not together with {option}, whose transformers stay where they are")
+    if settings.device_map == "balanced":
+        raise LoadError(f"DEVICE_MAP=balanced: not together with {option}: it divides the one, and these are whole")
+    if device.type != "cuda":
+        raise LoadError(f"{option}: CUDA GPUs are needed, this instance runs on the CPU; 1 is allowed")
+    if device.index is not None:
+        raise LoadError(f"{option}: this instance has one GPU; start Triton with --model-config-name=balanced")
+    seen = torch.cuda.device_count()
+    if seen != settings.gpus_per_instance:
+        raise LoadError(f"{option}: this server sees {seen} GPUs, and its one instance has all of them")
+    return [torch.device("cuda", number) for number in range(seen)]
+
+
+def with_own_transformer(pipeline: Any) -> Any:
+    """The same pipeline with a copy of its transformer, which lies where it does."""
+    own = copy.copy(pipeline)
+    own.transformer = copy.deepcopy(pipeline.transformer)
+    return own
 
 
 def place(pipeline: Any, device: torch.device, offload: str) -> Devices:
