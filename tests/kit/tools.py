@@ -27,7 +27,7 @@ from pathlib import Path
 LISTS = Path(__file__).resolve().parents[1] / "environments"
 TOOLS = Path(__file__).resolve().parents[2] / ".tools"
 STAMP = ".installed"
-INSTALL_SECONDS = 600
+INSTALL_SECONDS = 1200  # gigabytes, on a machine that is busy
 
 
 def python_environment(name: str, *options: str) -> Callable[[Path], None]:
