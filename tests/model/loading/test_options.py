@@ -147,6 +147,7 @@ def refusal(folder: Path, **environ: str) -> str:
         ({"ATTENTION_BACKEND": "flash"}, "one of native, native_flash, native_math runs there"),
         ({"SCHEDULER_CONFIG": '{"shfit": 3}'}, "SCHEDULER_CONFIG: shfit=3; the keys are base_image_seq_len, "),
         ({"SCHEDULER_CONFIG": '{"time_shift_type": "cubic"}'}, "SCHEDULER_CONFIG: "),
+        ({"LORA_DIR": "/nowhere"}, "LORA_DIR=/nowhere: there is no such folder"),
         ({"LORA": "/nowhere/lora.safetensors"}, "LORA=/nowhere/lora.safetensors: there is no such file or folder"),
         ({"DEVICE_MAP": "balanced", "QUANTIZATION": "int8", "TEXT_ENCODER_QUANTIZATION": "fp8"}, "is needed"),
     ],

@@ -16,6 +16,7 @@ import torch
 from qwen_edit.pipeline import Loras, LowRank, Row
 
 Velocities = list[torch.Tensor]
+Spans = list[tuple[int, int | None, Loras]]  # tokens from here to there, and what is added to them
 
 
 class Adapting:
@@ -25,7 +26,8 @@ class Adapting:
         self._loras = loras
         self._layers = {layer for row in loras for lora in row for layer in lora.layers}
         self._hooks: list[Any] = []
-        self._spans: list[tuple[int, int | None, Loras]] = []
+        self._spans: Spans = []
+        self._spans_of_rows: dict[tuple[int, ...], Spans] = {}  # by their tokens: a forward has few such
         # Of each row those that change what is made of its time; and of these, what differs.
         self.on_times: list[Loras] = [tuple(lora for lora in row if lora.on_times) for row in loras]
         self.zeros: list[Loras] = list({identity(row): row for row in self.on_times}.values())
@@ -47,10 +49,13 @@ class Adapting:
         """What is called next has so many tokens of each row, or of each of `loras`, end to end."""
         if not self:
             return
-        ends = [0, *accumulate(tokens)]
-        pieces = list(zip(ends[:-1], ends[1:], self._loras if loras is None else loras, strict=True))
-        same = (list(group) for _, group in groupby(pieces, lambda piece: identity(piece[2])))
-        self._spans = [(group[0][0], group[-1][1], group[0][2]) for group in same]
+        if loras is not None:
+            self._spans = spans(tokens, loras)
+            return
+        key = tuple(tokens)
+        if key not in self._spans_of_rows:
+            self._spans_of_rows[key] = spans(key, self._loras)
+        self._spans = self._spans_of_rows[key]
 
     def whole(self, loras: Loras) -> None:
         """What is called next has tokens of one row, which has these."""
@@ -62,6 +67,14 @@ class Adapting:
             for lora in loras:
                 if layer in lora.layers:
                     add(lora.layers[layer], lora.weight, inputs[start:stop], outputs[start:stop])
+
+
+def spans(tokens: Sequence[int], loras: Sequence[Loras]) -> Spans:
+    """Neighbours with the same adapters have one."""
+    ends = [0, *accumulate(tokens)]
+    pieces = list(zip(ends[:-1], ends[1:], loras, strict=True))
+    same = (list(group) for _, group in groupby(pieces, lambda piece: identity(piece[2])))
+    return [(group[0][0], group[-1][1], group[0][2]) for group in same]
 
 
 def add(low_rank: LowRank, weight: float, inputs: torch.Tensor, outputs: torch.Tensor) -> None:

@@ -29,6 +29,10 @@ class Lora:
     def bytes(self) -> int:
         return sum(matrix.nbytes for low_rank in self.layers.values() for matrix in low_rank)
 
+    @cached_property
+    def on_times(self) -> bool:
+        return any(map(is_on_times, self.layers))
+
 
 Adapters = tuple[tuple[Lora, float], ...]  # of an edit, each with how much of it is added
 
@@ -49,8 +53,7 @@ class LoraStore:
     def weighed(self, adapters: Adapters) -> Loras:
         """Let go of them when the forward is made."""
         return tuple(
-            Weighed(lora.digest, weight, self._placed(lora), on_times=any(map(is_on_times, lora.layers)))
-            for lora, weight in adapters
+            Weighed(lora.digest, weight, self._placed(lora), on_times=lora.on_times) for lora, weight in adapters
         )
 
     def make_room(self, loras: Iterable[Lora]) -> None:
@@ -69,14 +72,20 @@ class LoraStore:
 
     def _placed(self, lora: Lora) -> Mapping[torch.nn.Module, LowRank]:
         if lora.digest not in self._kept:
-            layers = {
-                self._transformer.get_submodule(name): LowRank(*(matrix.to(self._device) for matrix in low_rank))
-                for name, low_rank in lora.layers.items()
+            layers = {self._transformer.get_submodule(name): low_rank for name, low_rank in lora.layers.items()}
+            placed = {
+                layer: LowRank(*(matrix.to(self._where(layer)) for matrix in low_rank))
+                for layer, low_rank in layers.items()
             }
-            self._kept[lora.digest] = lora, layers
+            self._kept[lora.digest] = lora, placed
             self.bytes += lora.bytes
         self._kept.move_to_end(lora.digest)
         return self._kept[lora.digest][1]
+
+    def _where(self, layer: Any) -> torch.device:
+        """Beside its weights, which may be on another card than inputs are; or wait in main memory."""
+        own: torch.device = layer.weight.device
+        return own if own.type == self._device.type else self._device
 
     def _drop(self, digest: str) -> None:
         lora, _ = self._kept.pop(digest)

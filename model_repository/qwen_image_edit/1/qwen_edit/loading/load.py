@@ -97,6 +97,8 @@ def check(settings: Settings, device: torch.device) -> None:
     """Raises LoadError for what this machine cannot do, before gigabytes are read."""
     loading = settings.loading
     placement.check_offload(loading.offload, device)
+    if settings.lora_dir and not Path(settings.lora_dir).expanduser().is_dir():
+        raise LoadError(f"LORA_DIR={settings.lora_dir}: there is no such folder")
     quantization.check(quantization.TRANSFORMER, loading.quantization, device)
     quantization.check(quantization.TEXT_ENCODER, loading.text_encoder_quantization, device)
     if loading.compile is True and loading.offload != "none":

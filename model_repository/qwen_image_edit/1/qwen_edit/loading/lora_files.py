@@ -40,7 +40,7 @@ class LoraFiles:
     """For several threads. Looked into anew each time: files may come and go."""
 
     def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
+        self._folder = Path(folder).expanduser()
         self._digests: dict[str, tuple[Version, str]] = {}
 
     def names(self) -> list[str]:
