@@ -14,8 +14,10 @@ import torch
 from qwen_edit.families.sizes import Sizes
 from qwen_edit.pipeline import Pipeline, Row
 
-TEXT_TOKENS = 220  # of a short prompt with one picture
-CEILING_SIDES = {"cuda": 8192, "cpu": 512}
+TEXT_TOKENS = 260  # of a short prompt with one picture
+LONG_TEXT_TOKENS = 700  # of a long one, or of three pictures
+ATTENTION = "aten::_scaled_dot_product_"
+TOP = 12  # kernels of a forward that are told
 
 
 def spread_of(seconds: list[float]) -> dict[str, float]:
@@ -61,10 +63,14 @@ def crowd(pipeline: Pipeline, sizes: Sizes, side: int, text_tokens: Sequence[int
 
 def by_diffusers(pipeline: Pipeline, rows: Sequence[Row]) -> torch.Tensor:
     """diffusers' own forward of rows that differ in their texts alone: these are padded, and masked where they are."""
+    return called(pipeline.parts.transformer, rows)
+
+
+def called(transformer: Any, rows: Sequence[Row]) -> torch.Tensor:
     lengths = torch.tensor([len(row.text) for row in rows])
     texts = torch.nn.utils.rnn.pad_sequence([row.text for row in rows], batch_first=True)
     mask = torch.arange(texts.shape[1])[None] < lengths[:, None]
-    predicted: torch.Tensor = pipeline.parts.transformer(
+    predicted: torch.Tensor = transformer(
         hidden_states=torch.stack([row.tokens for row in rows]),
         timestep=torch.tensor([row.time for row in rows]).to(texts),
         encoder_hidden_states=texts,
@@ -88,39 +94,85 @@ def operations(pipeline: Pipeline, rows: Sequence[Row]) -> float:
 
 CROWDS = {
     "1 row": (TEXT_TOKENS,),
+    "1 row, a long text": (LONG_TEXT_TOKENS,),
     "2 rows": (TEXT_TOKENS, TEXT_TOKENS),
     "2 rows, one text half as long": (TEXT_TOKENS, TEXT_TOKENS // 2),
+    "3 rows, each text another length": (TEXT_TOKENS, TEXT_TOKENS // 2, TEXT_TOKENS // 3),
 }
 
 
 @torch.inference_mode()
 def measure(pipeline: Pipeline, sizes: Sizes, side: int, repeats: int, *, stock: bool) -> dict[str, Any]:
-    """A forward of one row, of two with equal texts, and of two with texts of different length; ours or diffusers'."""
+    """A forward of each crowd, ours or diffusers', and the seconds until the host has queued it."""
     forward = by_diffusers if stock else Pipeline.velocities
+    device = pipeline.devices.transformer
     results: dict[str, Any] = {}
     for name, text_tokens in CROWDS.items():
         rows = crowd(pipeline, sizes, side, text_tokens)
-        seconds = timed(partial(forward, pipeline, rows), pipeline.devices.transformer, repeats)
-        done = operations(pipeline, rows)
-        results[name] = {**spread_of(seconds), "tflops": done / statistics.median(seconds) / 1e12}
+        work = partial(forward, pipeline, rows)
+        try:
+            seconds = timed(work, device, repeats)
+        except Exception as error:  # not every kernel takes the mask of padded texts
+            results[name] = {"error": f"{type(error).__name__}: {(str(error).splitlines() or ['-'])[0]}"}
+            continue
+        rate = operations(pipeline, rows) / statistics.median(seconds) / 1e12
+        host = statistics.median(queued(work, device) for _ in range(repeats))
+        results[name] = {**spread_of(seconds), "tflops": rate, "host": host}
     return results
 
 
+def queued(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until the host has queued it, on an idle GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return _once(work)
+
+
 @torch.inference_mode()
-def profile(pipeline: Pipeline, sizes: Sizes, side: int, rows: int = 15) -> str:
-    """torch's table of what one forward of one row spends its time with."""
+def new_lengths(pipeline: Pipeline, sizes: Sizes, side: int, count: int = 8) -> dict[str, float]:
+    """Seconds of forwards whose text has a new length, and of the same again: some kernels plan for each length."""
+    device = pipeline.devices.transformer
+    firsts: list[float] = []
+    again: list[float] = []
+    for tokens in range(TEXT_TOKENS + 1, TEXT_TOKENS + 1 + count):
+        rows = crowd(pipeline, sizes, side, [tokens])
+        for seconds in (firsts, again):
+            started = time.perf_counter()
+            pipeline.velocities(rows)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - started)
+    return {"first": statistics.median(firsts), "again": statistics.median(again)}
+
+
+@torch.inference_mode()
+def profile(pipeline: Pipeline, sizes: Sizes, side: int, *, stock: bool = False) -> dict[str, Any]:
+    """What one forward of one row spends its time with: the kernels on top, and those of attention, by their names."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
     given, device = crowd(pipeline, sizes, side, [TEXT_TOKENS]), pipeline.devices.transformer
-    pipeline.velocities(given)
+    forward = partial(by_diffusers if stock else Pipeline.velocities, pipeline, given)
+    forward()
     on_gpu = device.type == "cuda"
     with profiling(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
-        pipeline.velocities(given)
+        forward()
         if on_gpu:
             torch.cuda.synchronize(device)
-    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-    return str(profiled.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=60))
+    events = profiled.key_averages()
+    # On a GPU an operator has the time of its kernels as well, and so has a region that is marked.
+    kind, of_kind = ("CUDA", "self_device_time_total") if on_gpu else ("CPU", "self_cpu_time_total")
+    kernels = {
+        event.key: getattr(event, of_kind) / 1e6
+        for event in events
+        if event.device_type.name == kind and not event.is_user_annotation
+    }
+    whole = sum(kernels.values()) or 1.0
+    top = sorted(kernels, key=kernels.__getitem__, reverse=True)[:TOP]
+    return {
+        "attention": [event.key for event in events if event.key.startswith(ATTENTION)],
+        "top": [{"name": name, "seconds": kernels[name], "share": kernels[name] / whole} for name in top],
+    }
 
 
 def host_waits(work: Callable[[], Any], device: torch.device) -> list[str] | None:
@@ -136,20 +188,3 @@ def host_waits(work: Callable[[], Any], device: torch.device) -> list[str] | Non
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return [f"{Path(each.filename).name}:{each.lineno} {each.message}" for each in caught]
-
-
-@torch.inference_mode()
-def ceilings(device: torch.device, repeats: int = 20) -> dict[str, float]:
-    """TFLOP/s of one large product in each kind of number that the device multiplies."""
-    side = CEILING_SIDES[device.type]
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    products: dict[str, Callable[[], Any]] = {str(dtype).removeprefix("torch."): lambda: left @ right}
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
-        left8, right8 = left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn).t()
-        scales = torch.ones(side, 1, device=device), torch.ones(1, side, device=device)
-        products["float8"] = lambda: torch._scaled_mm(left8, right8, *scales, out_dtype=dtype, use_fast_accum=True)
-    return {
-        name: 2 * side**3 / statistics.median(timed(product, device, repeats)) / 1e12
-        for name, product in products.items()
-    }

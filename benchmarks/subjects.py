@@ -61,8 +61,9 @@ class Subject:
         decoders = Decoders(10**8, 10**8)
         # Nothing is kept from one run to the next, and positions are diffusers'.
         worker = PipelineWorker(
-            self.pipeline, self.sizes, decoders, cache_bytes=0, prefix_bytes=self._loaded.prefix_bytes, mrope=False
-        )
+            self.pipeline, self.sizes, decoders, cache_bytes=0, prefix_bytes=self._loaded.prefix_bytes, mrope=False,
+            takes_turns=self._loaded.takes_turns, replicas=self._loaded.replicas,
+        )  # fmt: skip
         self._worker = WatchedWorker(worker)
         self._engine = Engine(self._worker, Watch(), max_jobs=100, max_batch_tokens=MANY_TOKENS)
         return self

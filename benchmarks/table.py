@@ -6,8 +6,11 @@ from typing import Any
 
 
 def print_report(report: dict[str, Any]) -> None:
-    print(f"\n{report['versions']}\nceilings, TFLOP/s: {report['ceilings']}\n")
-    cases = [name for name in report["stock"] if not name.startswith("forward")]
+    print(f"\n{report['versions']}")
+    for name in ("ceilings", "self-check", "stages", "rounding", "stock, flash attention"):
+        print(f"\n{name}: {report.get(name)}")
+    print()
+    cases = [name for name in report["stock"] if not name.startswith("forward") and name != "profile"]
     sizes = [name for name in report["stock"] if name.startswith("forward")]
     columns = [*sizes, *cases, "against stock", "batch", "peak"]
     print("| option | " + " | ".join(columns) + " |")
@@ -21,8 +24,18 @@ def print_report(report: dict[str, Any]) -> None:
     for name, results in report["options"].items():
         if results.get("host waits in a step") is not None:
             print(f"\n{name}, where the host waits for the GPU in a step: {results['host waits in a step']}")
-        if isinstance(results.get("profile"), str):
-            print(f"\n{name}, one forward of one row:\n{results['profile']}")
+        for what in ("texts of new lengths", "graphs compiled in service"):
+            if what in results:
+                print(f"\n{name}, {what}: {results[what]}")
+    for name, results in {"stock": report["stock"], **report["options"]}.items():
+        if "top" in results.get("profile", {}):
+            print_profile(name, results["profile"])
+
+
+def print_profile(name: str, profile: dict[str, Any]) -> None:
+    print(f"\n{name}, one forward of one row; attention: {', '.join(profile['attention'])}\n")
+    for each in profile["top"]:
+        print(f"    {each['seconds'] * 1000:9.3f} ms {each['share']:6.1%}  {each['name'][:90]}")
 
 
 def cell(column: str, results: dict[str, Any]) -> str:

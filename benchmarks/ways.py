@@ -6,7 +6,7 @@ import argparse
 import io
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,19 @@ import torch
 from PIL import Image
 from qwen_edit.engine import Engine
 from qwen_edit.families.sizes import Sizes
-from qwen_edit.forward import ragged
-from qwen_edit.forward.block import Paths
+from qwen_edit.forward.block import Halves, Paths
 from qwen_edit.forward.denoise import Denoiser, Denoising
 from qwen_edit.forward.lora_store import LoraStore
 from qwen_edit.forward.prefix_store import PrefixStore
 from qwen_edit.forward.sigmas import NoiseLevels
-from qwen_edit.loading import compiling
+from qwen_edit.loading import attention, compiling, quantization
 from qwen_edit.loading.assembly import accelerate
 from qwen_edit.pictures.decoders import Decoders
 from qwen_edit.request import EditRequest
 from qwen_edit.settings import Loading
 from qwen_edit.worker import PipelineWorker
 
-from benchmarks import forwards
+from benchmarks import forwards, stages
 from checkpoints.random_weights import build_pipeline
 from shim.running.encode import encode
 from tests.kit import stock
@@ -38,6 +37,7 @@ PICTURE = Path(__file__).resolve().parents[1] / "tests" / "data" / "cat.jpg"
 PROMPT, NEGATIVE = "paint the whole picture in bright orange and put a hat on the cat", "blurry, low quality"
 GUIDANCE = 4.0
 MAX_BATCH_TOKENS = 16_384
+EAGER = Loading(compile=False)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Option:
     name: str
     loading: Loading
     edits: str = "none"  # which whole edits are timed beside the forwards: none, short ones, or all
-    fixed_shapes: bool = False  # compiled for every size anew
+    anew: bool = False  # with weights of its own, which what is done to them does not let others use
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,46 @@ class Finished:
 
 
 class Model:
-    """One way to run edits: a pipeline with random weights, equal for every model."""
+    """A pipeline with random weights, always the same, that each option changes and the next one changes back."""
 
-    def __init__(self, option: Option, run: argparse.Namespace) -> None:
+    def __init__(self, run: argparse.Namespace, loading: Loading = EAGER) -> None:
+        """`loading` is what cannot be changed back."""
         self.device = torch.device(run.device)
-        parts = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
-        self.pipeline, _ = accelerate(parts, option.loading, max(run.sizes) ** 2, self.device)
-        if option.fixed_shapes:
-            ragged.bind(parts.transformer, Paths(compiling.compiled_halves(dynamic=False)))
+        self._area = max(run.sizes) ** 2
+        self._paths = Paths()
+        self.parts: Any = build_pipeline(run.family, run.checkpoint.removesuffix("-random"), device=self.device)
+        self.pipeline, self.checked = accelerate(self.parts, loading, self._area, self.device, self._paths)
+        self._eager = replace(self._paths)
+        self._compiled: Halves | None = None
+
+    def use(self, loading: Loading) -> float:
+        """Kernel of attention, compiled blocks, VAE in tiles, and for good a quantised transformer; seconds to compile.
+
+        Raises LoadError.
+        """
+        transformer, paths = self.parts.transformer, self._paths
+        transformer.reset_attention_backend()
+        attention.set_backend(transformer, loading.attention_backend, self.device)
+        paths.varlen = self._eager.varlen if loading.attention_backend == "native" else None
+        paths.halves = self._eager.halves
+        (self.parts.vae.enable_tiling if loading.vae_tiling else self.parts.vae.disable_tiling)()
+        if loading.quantization != "none":
+            self._quantise(loading.quantization)
+        return self._compile() if loading.compile is True else 0.0
+
+    def _quantise(self, kind: str) -> None:
+        quantization.check(quantization.TRANSFORMER, kind, self.device)
+        self._paths.joint = self._eager.joint = {}  # of the weights as they were
+        self._compiled = None
+        torch.compiler.reset()
+        quantization.quantize(self.parts, quantization.TRANSFORMER, kind, self.device)
+
+    def _compile(self) -> float:
+        """Attention is outside of it: no kernel of attention compiles anything again."""
+        started = time.perf_counter()
+        self._paths.halves = self._compiled = self._compiled or compiling.compiled_halves()
+        compiling.warm_up(self.pipeline, self._area)
+        return time.perf_counter() - started
 
     def _sizes(self, side: int) -> Sizes:
         """References are encoded at the area of the output."""
@@ -83,8 +115,19 @@ class Model:
     def forwards(self, side: int, repeats: int, *, stock: bool = False) -> dict[str, Any]:
         return forwards.measure(self.pipeline, self._sizes(side), side, repeats, stock=stock)
 
-    def profile(self, side: int) -> str:
-        return forwards.profile(self.pipeline, self._sizes(side), side)
+    def profile(self, side: int, *, stock: bool = False) -> dict[str, Any]:
+        return forwards.profile(self.pipeline, self._sizes(side), side, stock=stock)
+
+    def new_lengths(self, side: int) -> dict[str, float]:
+        return forwards.new_lengths(self.pipeline, self._sizes(side), side)
+
+    def stages(self, repeats: int) -> dict[str, float]:
+        side = math.isqrt(self._area)
+        return stages.measure(self.pipeline, self._sizes(side), side, PICTURE.read_bytes(), PROMPT, repeats)
+
+    def rounding(self) -> dict[str, float]:
+        side = math.isqrt(self._area)
+        return stages.rounding(self.pipeline, self._sizes(side), side)
 
     @torch.inference_mode()
     def host_waits(self, side: int) -> list[str] | None:

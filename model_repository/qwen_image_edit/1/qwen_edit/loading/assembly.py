@@ -32,10 +32,14 @@ log = logging.getLogger("image_edit_server")
 
 
 def accelerate(
-    parts: Any, loading: Loading, reference_area: int, device: torch.device, *, balanced: bool = False
-) -> tuple[Pipeline, Sequence[Checked]]:
-    """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError."""
-    paths = Paths()
+    parts: Any, loading: Loading, reference_area: int, device: torch.device, paths: Paths | None = None, *,
+    balanced: bool = False,
+) -> tuple[Pipeline, Sequence[Checked]]:  # fmt: skip
+    """Does to a pipeline in main memory, or on `device`, what the settings ask for; raises LoadError.
+
+    `paths` is for who wants to change the forward's ways later.
+    """
+    paths = paths or Paths()
     _apply(parts, loading, device)
     bind(parts, paths)
     pipeline = pipeline_of(parts, _place(parts, loading, device, balanced=balanced and device.type == "cuda"))

@@ -22,8 +22,8 @@ BACKEND = "inductor"
 TEXT_TOKENS = (300, 250, 200)  # of the warm-up's rows; a prompt with one picture has about as many
 
 
-def compiled_halves(*, dynamic: bool = True) -> Halves:
-    options: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "backend": BACKEND}
+def compiled_halves() -> Halves:
+    options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": BACKEND}
     return Halves(torch.compile(before_attention, **options), torch.compile(after_attention, **options))
 
 
