@@ -60,3 +60,10 @@ def test_edits_over_http_are_measured_and_a_refusal_says_why(service: Service, a
 
 def test_edits_over_grpc_are_measured(service: Service, analyze: Analyze) -> None:
     assert "Request count: 2" in analyze(service.triton_grpc, "-i", "grpc")
+
+
+def test_requests_of_two_edits_are_measured(service: Service, analyze: Analyze) -> None:
+    for where in ((service.triton_http,), (service.triton_grpc, "-i", "grpc")):
+        measured = analyze(*where, "-b", "2")
+        assert "Batch size: 2" in measured
+        assert "Request count: 2" in measured
