@@ -23,6 +23,7 @@ BY_NAME = ("getattr", "setattr", "delattr")
 PRIVATE = re.compile(r"(?:^|\.)_(?!_)")  # a name, or one in a dotted path
 # Documented, whatever their names say; and all that torch has for fp8 and for counting graphs.
 PUBLIC = ("os._exit", "torch._scaled_mm", "torch._dynamo.utils", "_typeshed")
+OF_NAMED_TUPLES = ("_asdict", "_replace")  # documented too, with an underscore lest they hide a field
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -88,8 +89,8 @@ def private_names(path: Path) -> Iterator[str]:
             texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
             yield from (f"{where} {text!r}" for text in texts if PRIVATE.match(text))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            owner = node.value
-            if ast.unparse(node) not in PUBLIC and not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+            owner, public = node.value, node.attr in OF_NAMED_TUPLES or ast.unparse(node) in PUBLIC
+            if not public and not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
                 yield f"{path.relative_to(PROJECT)}:{node.lineno} {ast.unparse(node)}"
 
 
