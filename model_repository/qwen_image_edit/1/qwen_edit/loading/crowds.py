@@ -73,7 +73,7 @@ class Rows:
 
     def off_by_rounding(self) -> torch.Tensor:
         first = self._rows[0]
-        return ragged.alone(self._pipeline.parts.transformer, first._replace(tokens=nudged(first.tokens)))
+        return ragged.alone(self._pipeline.parts.transformer, Row(nudged(first.tokens), *first[1:]))
 
 
 class PrefixedRows:
