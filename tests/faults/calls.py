@@ -25,6 +25,7 @@ SHIM_STATUSES = (200, 400, 403, 404, 405, 408, 413)
 PAGE_STATUSES = (200, 206, 416)  # raw requests may get the page, or a range of it
 TRITON_STATUSES = (200, 400, 404)
 GRPC_CODES = ("OK", "INVALID_ARGUMENT", "NOT_FOUND")
+NO_TIME = re.compile(r"\bqueue_full: ")  # of 503 and UNAVAILABLE, right where a call says how long it will wait
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 LENGTH = re.compile(rb"(?im)^content-length: (\d+)")
 CONTINUE = re.compile(rb"^HTTP/1\.1 100 [^\r]*\r\n\r\n")
@@ -167,6 +168,8 @@ class Rpc(Call):
 
     def problem(self, answer: Answer) -> str | None:
         text = answer.body.decode("utf-8", "replace")
+        if answer.status == "UNAVAILABLE" and NO_TIME.search(text):
+            return None
         if answer.status not in GRPC_CODES or not text or LEAKS.search(text):
             return f"{answer.status}: {text}"
         return None
@@ -243,6 +246,8 @@ def problem_of_shim(answer: Answer, statuses: Sequence[int]) -> str | None:
 
 def problem_of_triton(answer: Answer) -> str | None:
     text = answer.body.decode("utf-8", "replace")
+    if answer.status == 503 and NO_TIME.search(text):
+        return None
     if answer.status not in TRITON_STATUSES:
         return f"{answer.status}: {text[:500]}"
     if answer.status == 200:
