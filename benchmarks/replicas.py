@@ -1,8 +1,9 @@
 """The rows of a step on each of two transformers, against one: counted, and in seconds, on the CPU.
 
-    make bench-replicas
+    make bench-replicas                                             # the counts, on a tiny checkpoint
+    make bench-replicas ARGS="--checkpoint medium --rounds 3"       # the seconds
 
-Medium checkpoint. An edit with guidance alone, eight with guidance at once, and eight of several sizes, some without;
+An edit with guidance alone, eight with guidance at once, and eight of several sizes, some without;
 in turns on one transformer and on two, each with one CPU thread of its own. First each edit's latents are compared.
 """
 
@@ -55,10 +56,11 @@ class Run(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--checkpoint", choices=("tiny", "medium"), default="tiny")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    parts: Any = build_pipeline("plus-2511", "medium")
+    parts: Any = build_pipeline("plus-2511", options.checkpoint)
     guided = edits(8, 128, 4.0, [options.steps])
     mixed = [
         replace(each, size=(SIDES[number % 4], 128), true_cfg_scale=4.0 if number % 3 else 1.0)
