@@ -53,28 +53,59 @@ def alone(pipeline: Pipeline, row: Row, adapters: Adapters) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def largest_difference(pipeline: Pipeline, adapters: Sequence[Adapters], forward: Any = None) -> float:
+def largest_difference(
+    pipeline: Pipeline, adapters: Sequence[Adapters], forward: Any = None, expected: Sequence[torch.Tensor] = ()
+) -> float:
     transformer, store = pipeline.parts.transformer, LoraStore(pipeline, 2**24)
     rows = four_rows(transformer)
     adapted = [Row(*row[:4], store.weighed(each)) for row, each in zip(rows, adapters, strict=True)]
     made = (forward or transformer)(rows=adapted)
-    expected = [alone(pipeline, row, each) for row, each in zip(rows, adapters, strict=True)]
+    expected = expected or [alone(pipeline, row, each) for row, each in zip(rows, adapters, strict=True)]
     if any(each.shape != right.shape for each, right in zip(made, expected, strict=True)):
         return float("inf")
     return max(map(difference, made, expected))
 
 
+@pytest.fixture(scope="module")
+def expected(pipeline: Pipeline, adapters: list[Adapters]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        rows = four_rows(pipeline.parts.transformer)
+        return [alone(pipeline, row, each) for row, each in zip(rows, adapters, strict=True)]
+
+
 def test_each_row_gets_what_it_gets_alone_with_its_adapters_in_the_weights(
-    pipeline: Pipeline, adapters: list[Adapters]
+    pipeline: Pipeline, adapters: list[Adapters], expected: list[torch.Tensor]
 ) -> None:
-    assert largest_difference(pipeline, adapters) <= BOUND
+    assert largest_difference(pipeline, adapters, expected=expected) <= BOUND
     assert largest_difference(pipeline, adapters[::-1]) <= BOUND, "whatever was kept of the first"
 
 
-def test_so_it_does_where_rows_share_no_forward(pipeline: Pipeline, adapters: list[Adapters]) -> None:
+def test_so_it_does_where_rows_share_no_forward(
+    pipeline: Pipeline, adapters: list[Adapters], expected: list[torch.Tensor]
+) -> None:
     """On a server whose self-check failed."""
     apart = RaggedForward(pipeline.parts.transformer, Paths(together=False))
-    assert largest_difference(pipeline, adapters, apart) <= BOUND
+    assert largest_difference(pipeline, adapters, apart, expected) <= BOUND
+
+
+def test_beside_the_weights_lies_what_was_used_last_within_its_bytes(pipeline: Pipeline) -> None:
+    pairs = loras.pairs(pipeline.parts.transformer, ["0.attn.to_q"], seed=0)
+    one, two, three = (Lora(name, {layer: LowRank(*both) for layer, both in pairs.items()}) for name in "abc")
+    store = LoraStore(pipeline, 2 * one.bytes)
+
+    def used(lora: Lora) -> object:
+        store.make_room([lora])
+        (weighed,) = store.weighed(((lora, 1.0),))
+        assert store.bytes <= store.max_bytes
+        return weighed.layers
+
+    first, second = used(one), used(two)
+    assert used(one) is first
+    used(three)
+    assert used(one) is first
+    assert used(two) is not second
+    store.give_back()
+    assert store.bytes == 0
 
 
 def test_no_hook_is_left_nor_by_a_forward_that_failed(pipeline: Pipeline, adapters: list[Adapters]) -> None:
@@ -156,7 +187,12 @@ MUTATIONS: list[Mutation] = [
 
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutation: mutation.__name__.strip("_"))
 def test_the_parity_test_fails_when_one_thing_is_wrong(
-    sensitive: Callable[[str], Path], adapters: list[Adapters], monkeypatch: pytest.MonkeyPatch, mutate: Mutation
+    sensitive: Callable[[str], Path],
+    adapters: list[Adapters],
+    expected: list[torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    mutate: Mutation,
 ) -> None:
     mutate(monkeypatch)
-    assert largest_difference(pipeline_of(load_pipeline(sensitive("plus-2511"))), adapters) > BOUND
+    mutated = pipeline_of(load_pipeline(sensitive("plus-2511")))
+    assert largest_difference(mutated, adapters, expected=expected) > BOUND
