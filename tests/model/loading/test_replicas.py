@@ -82,6 +82,7 @@ def test_a_loaded_checkpoint_edits_on_all_of_them(
         for count in ("2", "1")
     )
     assert one.replicas is None
+    assert two.replicas is not None
     request = edit(photo("cat"), true_cfg_scale=4.0)
     with engine_on(two.pipeline.parts, replicas=two.replicas) as engine, engine_on(one.pipeline.parts) as alone:
         assert difference(engine.latents(request), alone.latents(request)) <= BOUND
