@@ -35,7 +35,7 @@ def test_names_have_weights_in_text_or_json(text: str, asked: Asked) -> None:
         "ink:1e3", "ink:10.1", "ink:-11", "ink:1:2", ":1", ",", "ink,", "ink,ink", "ink:1,ink:2", "a" * 101, "ı", "a b",
         "[1]", "[[]]", "[null]", '{"ink": null}', '{"ink": true}', '{"ink": "1"}', '{"ink": NaN}', '{"ink": Infinity}',
         '{"ink": 1e400}', '{"../ink": 1}', '{"ink": {}}', "{", "[" * 900, ",".join("abcde"), "a," * MAX_CHARACTERS,
-        "dir:ink", "~ink", "$HOME", "%2e%2e", "CON:PRN",
+        "dir:ink", "~ink", "$HOME", "%2e%2e", "CON:PRN", '{"ink": 1, "ink": 2}',
     ],
 )  # fmt: skip
 def test_what_is_no_name_or_no_weight_is_refused_by_the_field(text: str) -> None:

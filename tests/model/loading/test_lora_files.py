@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from qwen_edit.errors import BadRequest
 from qwen_edit.loading.assembly import pipeline_of
@@ -152,6 +153,10 @@ def _endless_alpha(tensors: loras.Tensors) -> None:
     tensors["transformer.transformer_blocks.0.attn.to_q.alpha"] = torch.tensor(torch.inf)
 
 
+def _twice(tensors: loras.Tensors) -> None:
+    tensors |= {key.removeprefix("transformer."): value * 2 for key, value in tensors.items()}
+
+
 LAYER = "transformer_blocks.0.attn.to_q"
 
 
@@ -168,6 +173,7 @@ LAYER = "transformer_blocks.0.attn.to_q"
         (_nothing, "not for this transformer: no weights"),
         (_huge_rank, f"has rank {MAX_RANK + 1}: at most {MAX_RANK} is allowed"),
         (_too_large, "MB: at most 1 are allowed (LORA_CACHE_MB)"),
+        (_twice, ".weight' twice, by other prefixes"),
         (_whole_numbers, "is I8: F64, F32, F16, BF16 are allowed"),
         (_negative_alpha, f"transformer.{LAYER}.alpha: a positive number is needed"),
         (_endless_alpha, f"transformer.{LAYER}.alpha: a positive number is needed"),
@@ -182,12 +188,51 @@ def test_an_adapter_that_does_not_fit_is_refused_by_what_is_wrong(
     assert says in read(pipeline, folder, "bad")
 
 
-@pytest.mark.parametrize("config", [{"lora_alpha": "much"}, {"alpha_pattern": {"(": 1}}, {"alpha_pattern": 3}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_alpha": "much"},
+        {"lora_alpha": 10**400},
+        {"alpha_pattern": {"(": 1}},
+        {"alpha_pattern": {"(" * 10_000: 1}},
+        {"alpha_pattern": 3},
+    ],
+    ids=lambda config: str(config)[:40],
+)
 def test_a_configuration_that_is_none_is_refused(
     pipeline: Any, folder: Path, pairs: loras.Pairs, config: dict[str, Any]
 ) -> None:
     loras.write(folder, "bad", loras.diffusers_keys(pairs), config=config)
     assert "its metadata is no configuration of peft's" in read(pipeline, folder, "bad")
+
+
+def test_a_rank_of_nothing_with_an_alpha_is_refused(pipeline: Any, folder: Path, pairs: loras.Pairs) -> None:
+    empty = {layer: (down[:0], up[:, :0]) for layer, (down, up) in pairs.items()}
+    loras.write(folder, "bad", loras.diffusers_keys(empty), config={"lora_alpha": 1})
+    assert "its metadata is no configuration of peft's" in read(pipeline, folder, "bad")
+
+
+def test_an_expression_that_could_be_matched_for_ever_is_refused(
+    pipeline: Any, folder: Path, pairs: loras.Pairs
+) -> None:
+    """Python's `re` lets no other thread of the server run meanwhile."""
+    loras.write(folder, "bad", loras.diffusers_keys(pairs), config={"alpha_pattern": {"(([a-z_]+)+)+!": 1}})
+    assert "its alpha_pattern repeats something" in read(pipeline, folder, "bad")
+
+
+def test_a_file_that_is_cut_short_while_it_is_looked_into_is_refused(
+    pipeline: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `cp` over it does: mapped, it would end the process."""
+    look = safetensors.safe_open
+
+    def cut(path: str, framework: str) -> Any:
+        opened = look(path, framework)
+        os.truncate(folder / "good.safetensors", 0)
+        return opened
+
+    monkeypatch.setattr("safetensors.safe_open", cut)
+    assert "'good': its file is being written" in read(pipeline, folder, "good")
 
 
 def test_the_header_is_read_before_the_weights(

@@ -42,13 +42,13 @@ def _pairs(text: str) -> Iterator[tuple[str, float]]:
         yield from map(_pair, parts)
         return
     try:
-        asked = json.loads(text)
+        asked = json.loads(text, object_pairs_hook=tuple)  # a name that is there twice is to be seen
     except (ValueError, RecursionError):
         raise BadRequest("lora", f"{shown(text)}: {ALLOWED}") from None
     if isinstance(asked, list):
         yield from map(_pair, asked)
     else:
-        for name, weight in asked.items():
+        for name, weight in asked:
             yield _named(name, text), _weight(weight, text)
 
 

@@ -24,6 +24,8 @@ SUFFIX = ".safetensors"
 MAX_RANK = 512
 MAX_TENSORS = 20_000  # ten times as many as an adapter of every layer has
 DTYPES = ("F64", "F32", "F16", "BF16")
+LENGTH_BYTES = 8  # in front of a header
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 METADATA = "lora_adapter_metadata"  # where diffusers writes peft's configuration
 
 Version = tuple[int, ...]  # of a file: another one where its content was replaced
@@ -62,7 +64,7 @@ class LoraFiles:
         with self._opened(name) as file:
             version = _version(file)
             metadata = _checked_header(name, file, itemsize, max_bytes)
-            data = file.read()
+            data = file.read(version[-1] + 1)  # a file that grows is not read to its end
             if _version(file) != version or len(data) != version[-1]:
                 raise BadRequest("lora", f"{name!r}: its file is being written: send the edit again later")
         file_digest = hashlib.sha256(data).hexdigest()
@@ -107,7 +109,7 @@ def _version(file: BinaryIO) -> Version:
 def _checked_header(name: str, file: BinaryIO, itemsize: int, max_bytes: int) -> Mapping[str, Any]:
     """Before its tensors are read. Raises BadRequest for a file that is damaged or no LoRA, or too large."""
     try:
-        with safetensors.safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as header:
+        with _header_alone(file) as path, safetensors.safe_open(path, "np") as header:
             slices = {key: header.get_slice(key) for key in header.keys()}  # noqa: SIM118  it is no mapping
             shapes = {key: (each.get_dtype(), tuple(each.get_shape())) for key, each in slices.items()}
             metadata = json.loads((header.metadata() or {}).get(METADATA, "{}"))
@@ -124,6 +126,25 @@ def _checked_header(name: str, file: BinaryIO, itemsize: int, max_bytes: int) ->
             raise BadRequest("lora", f"{name!r}: {key[:100]} has rank {min(shape)}: at most {MAX_RANK} is allowed")
     check_size(repr(name), sum(math.prod(shape) * itemsize for _, shape in shapes.values() if shape), max_bytes)
     return metadata
+
+
+@contextmanager
+def _header_alone(file: BinaryIO) -> Iterator[str]:
+    """A path to what has the file's header and size, and holes for its tensors; `file` is at its beginning after it.
+
+    safetensors maps what it opens, and who cuts a file short that is mapped ends the process: `cp` over it does.
+    """
+    descriptor = os.memfd_create("header", os.MFD_CLOEXEC)
+    try:
+        start = file.read(LENGTH_BYTES)
+        header = file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
+        file.seek(0)
+        with os.fdopen(descriptor, "wb", closefd=False) as copy:
+            copy.write(start + header)
+        os.ftruncate(descriptor, max(os.fstat(file.fileno()).st_size, len(start + header)))
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def check_size(what: str, size: int, max_bytes: int) -> None:

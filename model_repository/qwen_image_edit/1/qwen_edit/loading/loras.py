@@ -25,6 +25,7 @@ from qwen_edit.pipeline import LowRank, Pipeline
 DOWN, UP, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 PREFIX = "transformer."
 MAX_SHOWN = 3  # keys that an error names
+REPEATS = re.compile(r"[*+?{]")  # in an expression of a file, which could then be matched for ever
 NOT_TAKEN = ("dora_scale", "lora_magnitude_vector")  # diffusers would leave out the first
 
 
@@ -93,7 +94,12 @@ def converted(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Te
         state: dict[str, torch.Tensor] = QwenImageLoraLoaderMixin.lora_state_dict(dict(tensors))
     except Exception as error:  # foreign files surface as almost anything
         raise BadRequest("lora", f"{name!r}: in no form that diffusers knows ({type(error).__name__})") from None
-    return {_peft_key(key): value for key, value in state.items()}
+    with_our_keys: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        if _peft_key(key) in with_our_keys:
+            raise BadRequest("lora", f"{name!r}: {shown(_peft_key(key))} twice, by other prefixes")
+        with_our_keys[_peft_key(key)] = value
+    return with_our_keys
 
 
 def _peft_key(key: str) -> str:
@@ -123,13 +129,15 @@ def scales_of(name: str, metadata: Mapping[str, Any], ranks: Mapping[str, int]) 
     root = math.sqrt if config.get("use_rslora") else float
     try:
         pattern = dict(config.get("alpha_pattern") or {})
+        if REPEATS.search("".join(pattern)):
+            raise BadRequest("lora", f"{name!r}: its alpha_pattern repeats something: names of layers are allowed")
         alphas = {layer: pattern.get(get_pattern_key(list(pattern), layer)) for layer in ranks}
         usual = config.get("lora_alpha")
         return {
             layer: 1.0 if (alpha := alphas[layer] or usual) is None else float(alpha) / root(rank)
             for layer, rank in ranks.items()
         }
-    except (TypeError, ValueError, re.error):
+    except (TypeError, ValueError, ArithmeticError, RecursionError, re.error):
         raise BadRequest("lora", f"{name!r}: its metadata is no configuration of peft's") from None
 
 
