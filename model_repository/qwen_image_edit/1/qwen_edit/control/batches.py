@@ -91,7 +91,8 @@ class Batch:
         self._count = count
         self._outcomes: dict[int, Outcome] = {}  # by row
         self._size: tuple[int, Size] | None = None  # of all answers, and the row that was the first to have one
-        self._over = False  # answered, or cancelled: no row is wanted any more
+        self._over = False  # answered: no row is wanted any more
+        self._left = False  # by its client, which is told only once
         self._lock = threading.RLock()  # guards all of these
 
     def rows(self) -> list[RowReply]:
@@ -122,7 +123,9 @@ class Batch:
 
     def cancelled(self) -> bool:
         with self._lock:
-            return self._over or self._reply.cancelled()
+            if not self._over:  # else it must not be asked
+                self._left = self._left or self._reply.cancelled()
+            return self._over or self._left
 
 
 @dataclass(frozen=True)
