@@ -89,6 +89,20 @@ def test_whoever_is_first_is_decoded_or_encoded_first_and_one_at_a_time(pipeline
         assert held.seen == [first.id, early.id, late.id]
 
 
+def test_an_edit_that_is_encoded_waits_for_nobody_who_came_meanwhile(pipeline: Any, cat: bytes) -> None:
+    with engine_on(pipeline) as engine:
+        first, second = edit(cat), edit(cat)
+        others = {first.id: threading.Event(), second.id: threading.Event()}
+        engine.worker.before_encoding = lambda job: others[job.request.id].wait(20)
+        answers = [engine.submit(first), engine.submit(second)]
+        wait_until(lambda: engine.worker.prepared == 2)
+        others[first.id].set()
+        wait_until(lambda: [first.id] in engine.worker.batches)
+        others[second.id].set()
+        for answer in answers:
+            answer.wait()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edit_that_is_cancelled_before_its_turn_is_neither_encoded_nor_decoded(
     pipeline: Any, cat: bytes, kind: str
@@ -141,6 +155,17 @@ def test_an_edit_that_fails_while_it_is_encoded_costs_a_running_one_nothing(engi
     assert engine.watch.edits == {"finished": 1, "failed": 1}
 
 
+def test_a_bug_outside_of_any_edit_ends_the_process_instead_of_leaving_it_without_a_thread_that_encodes(
+    engine: TestEngine, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(outcome: str) -> None:
+        raise ValueError(outcome)
+
+    monkeypatch.setattr(engine.watch, "edit", fail)
+    engine.submit(edit(cat))
+    assert engine.process_ended.wait(20)
+
+
 def test_a_step_that_runs_out_of_memory_beside_an_encoding_is_made_again_without_it(
     pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +189,29 @@ def test_a_step_that_runs_out_of_memory_beside_an_encoding_is_made_again_without
         engine.submit(other).wait()
         running.wait()
     assert set(rows) <= {2, 3}, "never one row at a time"
+
+
+def test_nobody_looks_for_what_fits_while_memory_is_given_back(engine: TestEngine, cat: bytes) -> None:
+    at_it, freed = threading.Lock(), []
+    fitting = engine.worker.fitting
+
+    def look(jobs: Any) -> Any:
+        with at_it:
+            threading.Event().wait(0.01)
+            return fitting(jobs)
+
+    def short(job: Job) -> None:
+        if job.request.id == "short" and not freed:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.worker.fitting = look  # type: ignore[method-assign]
+    engine.worker.before_encoding = short
+    engine.worker.before_freeing = lambda: freed.append(at_it.locked())
+    running = engine.submit(edit(cat, num_inference_steps=50))
+    wait_until(lambda: engine.worker.batches != [])
+    engine.submit(edit(cat, id="short")).wait()
+    running.wait()
+    assert freed == [False]
 
 
 def test_the_model_that_takes_turns_makes_no_step_while_another_is_encoded(pipeline: Any, cat: bytes) -> None:

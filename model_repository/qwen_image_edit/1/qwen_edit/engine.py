@@ -21,7 +21,7 @@ from qwen_edit.beside.intake import Intake
 from qwen_edit.beside.shared_device import SharedDevice
 from qwen_edit.clock import StepClock
 from qwen_edit.control.blame import Blame, Unblamed
-from qwen_edit.device_errors import is_device_error
+from qwen_edit.device_errors import DeviceError, is_device_error
 from qwen_edit.errors import Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Phase, Reply, in_order
@@ -132,8 +132,9 @@ class Engine:
                 if self._take():
                     self._report()  # what comes now can take longer than a heartbeat
                 self._drop_unwanted()
+                ready = self._ready()  # first: what is handed over now holds up nobody who is encoded
                 self._have_encoded()
-                for job in self._step():
+                for job in self._step(ready):
                     self._have_decoded(job)
             except Exception as error:
                 if is_device_error(error):
@@ -209,7 +210,8 @@ class Engine:
 
     def _drop(self, job: Job, error: EditError) -> None:
         """Answers it, unless another thread does."""
-        if job.phase is not Phase.DONE and (job.phase not in CODING or self._coder.withdraw(job)):
+        phase = job.phase  # read once: the coder may be about to answer it
+        if phase is not Phase.DONE and (phase not in CODING or self._coder.withdraw(job)):
             self._answers.error(job, error)
 
     def _have_encoded(self) -> None:
@@ -228,11 +230,12 @@ class Engine:
             else:
                 self._answers.error(job, Cancelled(OUT_OF_TIME))
 
-    def _step(self) -> list[Job]:
-        """One step for the next batch: those whose run is done."""
+    def _step(self, ready: list[Job]) -> list[Job]:
+        """One step for the next batch of these: those whose run is done."""
         if self._worker.takes_turns:
             self._coder.settle()
-        batch = self._worker.fitting(next_batch(self._ready(), self._stepper.budget, in_order))
+        with self._device.shared():  # who is alone gives back what this looks through
+            batch = self._worker.fitting(next_batch(ready, self._stepper.budget, in_order))
         batch = [job for job in batch if self._begun(job)]
         ended = [job for job in batch if job.at_stop]  # by steps that needed no forward
         due = [job for job in batch if not job.at_stop]
@@ -281,6 +284,7 @@ class Engine:
             self._changed.notify_all()
 
     def _on_broken(self, error: Exception) -> None:
+        """Called on the coder's thread, which ends: nothing is encoded or decoded any more, whatever it was."""
         with self._changed:
-            self._broken = error
+            self._broken = error if is_device_error(error) else DeviceError(f"no more encoding: {error!r}")
             self._changed.notify_all()

@@ -22,7 +22,7 @@ class Coder:
     """One job at a time, the first by the engine's order before the others: encoded or decoded, as its phase says.
 
     On its thread it calls `encoded(job, state)`, and answers the jobs that it decodes, or that fail. It ends at the
-    device's first error, which it hands to `broken`.
+    first error that is no job's own, the device's or a bug's, which it hands to `broken`.
     """
 
     def __init__(
