@@ -86,6 +86,14 @@ def wait_for_new_worker(server: Server, old: int) -> None:
     assert server.metric("qwen_edit_cache_bytes") == 0
 
 
+def test_whoever_asks_about_an_edit_that_is_answered_harms_nobody(stack_of_its_own: Server, photo: Photo) -> None:
+    """Triton itself dies, where it is asked."""
+    old = tritonserver(stack_of_its_own).pid
+    for _ in range(2):
+        infer(stack_of_its_own, photo("cat"), size=[64, 64], num_inference_steps=[2])
+    assert tritonserver(stack_of_its_own).pid == old
+
+
 @pytest.mark.parametrize("victim", [worker, tritonserver], ids=["worker", "tritonserver"])
 def test_readiness_tells_the_truth_within_5_s_of_a_death_and_of_the_recovery(
     stack_of_its_own: Server, victim: Callable[[Server], psutil.Process]

@@ -52,6 +52,20 @@ def step(self, jobs, **options):
 PipelineWorker.step = step
 """
 
+# Every edit is asked about once more when it is answered, as the engine does that looks at it while the coder answers.
+LATE_QUESTION = """
+
+_send = Answers._send
+
+
+def send(self, job, *given, **named):
+    _send(self, job, *given, **named)
+    job.reply.cancelled()
+
+
+Answers._send = send
+"""
+
 
 class FaultyRepository:
     """A copy of `model_repository/` in `folder`."""
@@ -64,6 +78,8 @@ class FaultyRepository:
         loading.write_text(loading.read_text() + CODE.format(order=str(self._order)))
         worker = self.path / "qwen_image_edit/1/qwen_edit/worker.py"
         worker.write_text(worker.read_text() + DEATHS.format(word=DEADLY, died=str(folder / "died")))
+        answers = self.path / "qwen_image_edit/1/qwen_edit/beside/answers.py"
+        answers.write_text(answers.read_text() + LATE_QUESTION)
 
     def break_device(self, words: str) -> None:
         """From the next forward on every one of that process raises a RuntimeError with these words."""

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -177,12 +178,14 @@ class TritonPythonModel:
 
 
 class TritonReply:
-    """One request's answer, sent once."""
+    """One request's answer, sent once, whatever threads ask and answer."""
 
     def __init__(self, request: Any, cancellations: Cancellations) -> None:
         self._id = _text(request.request_id)
         self._sender = Exclusive(request.get_response_sender())
         self._cancellations = cancellations
+        self._answered = False
+        self._lock = threading.Lock()  # guards both: Triton dies, with all edits, of who asks about what is answered
 
     def nothing(self) -> None:
         self._send_tensors({})
@@ -222,14 +225,19 @@ class TritonReply:
         self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message, code)))
 
     def cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled()) or (self._id != "" and self._cancellations.take(self._id))
+        with self._lock:
+            return not self._answered and (
+                bool(self._sender.is_cancelled()) or (self._id != "" and self._cancellations.take(self._id))
+            )
 
     def _send_tensors(self, outputs: dict[str, Any]) -> None:
         tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
         self._send(pb_utils.InferenceResponse(output_tensors=tensors))
 
     def _send(self, response: Any) -> None:
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        with self._lock:
+            self._answered = True
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class TritonMetrics:
