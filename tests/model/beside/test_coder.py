@@ -192,7 +192,8 @@ def test_a_step_that_runs_out_of_memory_beside_an_encoding_is_made_again_without
 
 
 def test_nobody_looks_for_what_fits_while_memory_is_given_back(engine: TestEngine, cat: bytes) -> None:
-    at_it, freed = threading.Lock(), []
+    at_it = threading.Lock()
+    freed: list[bool] = []
     fitting = engine.worker.fitting
 
     def look(jobs: Any) -> Any:
