@@ -23,7 +23,7 @@ from shim.errors import (
 )
 from shim.health import VERSION
 from shim.limits import MAX_URL_CHARS
-from shim.openapi.schemas import EVENTS, Schema, schemas
+from shim.openapi.schemas import EVENTS, Schema, or_structure, schemas
 from shim.reading.edit import classic_size
 from shim.reading.fields import ADDRESSES, BATCH_FILES, FIELDS, REFERENCE_FILES, Pictures
 from shim.reading.kinds import in_force
@@ -266,7 +266,7 @@ def _json_body(settings: Settings) -> Schema:
         "markup": {**_or_null(source), "description": ABOUT_MARKUPS},
     }
     fields = {name: _or_null(schema) for name, schema in _fields(settings).items() if name != "prompt"}
-    fields["lora"]["type"] = ["string", "object", "array", "null"]
+    fields["lora"] = or_structure(fields["lora"])
     prompt = _fields(settings)["prompt"]
     return {
         "type": "object",

@@ -91,3 +91,11 @@ def _event(name: str) -> Schema:
 
 def _codes() -> list[str]:
     return [answer.code for answer in ANSWERS.values() if answer.status != 499]
+
+
+def or_structure(schema: Schema) -> Schema:
+    """Of a text that may be an object of weights or a list as well, each told so that generators find a type for it."""
+    about: Schema = {name: schema[name] for name in ("description", "default") if name in schema}
+    text = {name: value for name, value in schema.items() if name not in about}
+    weights = {"type": "object", "additionalProperties": {"type": "number"}}
+    return {"anyOf": [text, weights, {"type": "array", "items": {"type": "string"}}], **about}
