@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from tests.kit import tools
-from tests.kit.servers import Server, serve
+from tests.kit.servers import RUNNING, Server, serve
 
 # Read when torch is imported, and the only setting that holds for every thread: two OpenMP threads on two cores that
 # other processes use too are many times slower than one.
@@ -22,6 +22,14 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """After the last test all servers end at once: each needs seconds for it."""
+    if nextitem is None:
+        for process in RUNNING:
+            process.terminate()
 
 
 def _checkpoints(folder: Path, *, sensitive: bool = False) -> Callable[[str], Path]:

@@ -92,6 +92,8 @@ def together_after_the_first_step(engine: TestEngine, edits: int) -> None:
         wait_until(lambda: engine.worker.prepared == edits)
         if len(engine.worker.batches) > 1:
             wait_until(lambda: engine.worker.encodings == edits)
+        else:
+            time.sleep(0.1)  # the last one is handed to the engine just after it was counted
 
     engine.worker.before_step = hold
 

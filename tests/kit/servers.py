@@ -26,6 +26,8 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLA
 
 PORTS = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
 
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
 NO_DRAIN = {"DRAIN_SECONDS": "0"}  # no balancer needs to be told before a shim stops
 
 
@@ -157,9 +159,11 @@ def run(command: list[str], env: Mapping[str, str], *ports: int, cwd: Path = PRO
             process = subprocess.Popen(
                 command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
+        RUNNING.add(process)
         try:
             yield Server(process, log_path, *ports)
         finally:
+            RUNNING.discard(process)
             end(process)
 
 
