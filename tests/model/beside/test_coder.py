@@ -92,9 +92,16 @@ def test_whoever_is_first_is_decoded_or_encoded_first_and_one_at_a_time(pipeline
 def test_an_edit_that_is_encoded_waits_for_nobody_who_came_meanwhile(pipeline: Any, cat: bytes) -> None:
     with engine_on(pipeline) as engine:
         first, second = edit(cat), edit(cat)
-        others = {first.id: threading.Event(), second.id: threading.Event()}
-        engine.worker.before_encoding = lambda job: others[job.request.id].wait(20)
-        answers = [engine.submit(first), engine.submit(second)]
+        begun, others = threading.Event(), {first.id: threading.Event(), second.id: threading.Event()}
+
+        def hold(job: Job) -> None:
+            begun.set()
+            assert others[job.request.id].wait(20)
+
+        engine.worker.before_encoding = hold
+        answers = [engine.submit(first)]
+        assert begun.wait(20)  # else the two may be handed over together, and then they begin together
+        answers.append(engine.submit(second))
         wait_until(lambda: engine.worker.prepared == 2)
         others[first.id].set()
         wait_until(lambda: [first.id] in engine.worker.batches)
