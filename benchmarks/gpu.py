@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,14 @@ def versions() -> dict[str, Any]:
     return {
         "machine": gpu or f"{platform.machine()} CPU", "torch": torch.__version__, "cuda": torch.version.cuda,
         "cudnn": cudnn_version(), "diffusers": diffusers.__version__, "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(), "libraries": libraries(),
     }  # fmt: skip
+
+
+def libraries() -> dict[str, str]:
+    """CUDA's own, cuBLAS among them, as the wheels that PyTorch came with name them."""
+    found = [(each.name, each.version) for each in metadata.distributions()]
+    return {name: version for name, version in sorted(found) if name.startswith("nvidia-")}
 
 
 def main() -> None:
@@ -244,6 +251,7 @@ def measure(run: Run, option: Option, model: Model, results: dict[str, Any]) -> 
         run.attempt(results, "host waits in a step", lambda: model.host_waits(smallest))
         run.attempt(results, "texts of new lengths", lambda: model.new_lengths(largest))
         run.attempt(results, "profile", lambda: model.profile(largest))
+        run.attempt(results, "short of memory", lambda: model.short_of_memory(smallest), seconds=20)
     # Of all sizes, rows and kernels of attention above.
     results["graphs compiled in service"] = counters["stats"]["unique_graphs"] - graphs
     results["peak_bytes"] = torch.cuda.max_memory_allocated() if run.options.device != "cpu" else None

@@ -24,7 +24,7 @@ def print_report(report: dict[str, Any]) -> None:
     for name, results in report["options"].items():
         if results.get("host waits in a step") is not None:
             print(f"\n{name}, where the host waits for the GPU in a step: {results['host waits in a step']}")
-        for what in ("texts of new lengths", "graphs compiled in service"):
+        for what in ("texts of new lengths", "short of memory", "graphs compiled in service"):
             if what in results:
                 print(f"\n{name}, {what}: {results[what]}")
     for name, results in {"stock": report["stock"], **report["options"]}.items():

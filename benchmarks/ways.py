@@ -28,6 +28,7 @@ from qwen_edit.settings import Loading
 from qwen_edit.worker import PipelineWorker
 
 from benchmarks import forwards, stages
+from benchmarks.shortage import Shortage
 from checkpoints.random_weights import build_pipeline
 from shim.running.encode import encode
 from tests.kit import stock
@@ -144,6 +145,18 @@ class Model:
         denoiser = Denoiser(pipeline, PrefixStore(0), LoraStore(pipeline, 0))
         denoiser.step([state])
         return forwards.host_waits(lambda: denoiser.step([state]), self.device)
+
+    def short_of_memory(self, side: int) -> dict[str, Any]:
+        """A guided edit with room for one row at a time, against the same with room for both."""
+        case = Case(side, 2, True)
+        whole = self.edit(case)
+        shortage = Shortage(self.pipeline, self._sizes(side), side)
+        with shortage.entered():
+            edited = self.edit(case)
+        return {
+            "forwards": shortage.forwards, "bytes of 1 and 2 rows": list(shortage.needed.values()),
+            "against room for both": error_against(edited, whole),
+        }  # fmt: skip
 
     def edit(self, case: Case) -> Finished:
         return self.edits([request(case)])[0]

@@ -41,6 +41,11 @@ def test_the_whole_plan_runs_dry_and_records_the_errors_of_what_this_machine_can
     assert measured["compiled"]["graphs compiled in service"] == 0
     assert measured["compiled"]["64², 2 steps"]["denoise"] > 0
     assert measured["compiled"]["batch"]["edits"] == 2
+    short = measured["compiled"]["short of memory"]
+    assert [(each["rows"], each["out of memory"]) for each in short["forwards"]] == [
+        (2, True), *[(1, False)] * 4
+    ], "each row by itself, in both steps, and that it is needed is remembered"  # fmt: skip
+    assert short["against room for both"]["latents"] <= 1e-4
     assert measured["compiled, fp8"]["error"].startswith("LoadError: QUANTIZATION=fp8: a CUDA GPU")
     assert 0 < measured["int8 text encoder"]["against stock"]["latents"] < 1
     shown = capsys.readouterr().out
