@@ -44,7 +44,7 @@ class Settings:
     gpus_per_instance: int = setting(
         "GPUS_PER_INSTANCE", integer(1, 8), 1,
         "GPUs of one instance, each with a transformer, to which the rows of a step are dealt, two of an edit "
-        "with guidance. Not together with `OFFLOAD`, `LORA_DIR`, `DEVICE_MAP=balanced` or Qwen-Image-2.1.",
+        "with guidance. Not together with `OFFLOAD`, `DEVICE_MAP=balanced` or Qwen-Image-2.1.",
     )  # fmt: skip
     host: str = setting(
         "HOST",

@@ -19,10 +19,12 @@ from PIL import Image
 from qwen_edit.errors import BadRequest
 from qwen_edit.forward.lora_asked import Asked
 from qwen_edit.forward.lora_store import Lora
-from qwen_edit.loading.assembly import pipeline_of
+from qwen_edit.forward.replicas import Replicas
+from qwen_edit.loading.assembly import pipeline_of, replicas_of
 from qwen_edit.loading.lora_files import LoraFiles
 from qwen_edit.loading.loras import Loras
 from qwen_edit.request import EditRequest
+from qwen_edit.settings import Loading
 
 from tests.kit import loras, stock
 from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
@@ -30,6 +32,7 @@ from tests.kit.in_process import wait_until
 
 BOUND = 1e-4
 AREA = 64 * 64
+CPU = torch.device("cpu")
 FAMILIES = ("plus-2511", "2.1")
 ADAPTERS = ("all", "blocks", "tokens", "times")
 CROWD: tuple[Asked, ...] = (
@@ -48,6 +51,7 @@ class Served:
     """An engine with a folder of adapters, and the same checkpoint as diffusers loads it with them."""
 
     def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self.checkpoint = checkpoint
         self.folder = folder
         self.parts = load_pipeline(checkpoint)
         self.pipeline = pipeline_of(self.parts)
@@ -115,7 +119,7 @@ def engine(served: Served) -> Iterator[TestEngine]:
 
 def engine_with(served: Served, **options: Any) -> Any:
     options = {"lora_files": LoraFiles(str(served.folder)), "lora_bytes": 2**24, "reference_area": AREA} | options
-    return engine_on(served.parts, **options)
+    return engine_on(options.pop("parts", served.parts), **options)
 
 
 @pytest.fixture
@@ -160,6 +164,25 @@ def test_each_edit_of_a_crowd_is_what_peft_makes_of_it_alone(
     plain = [engine.latents(replace(request, id=f"plain-{n}", lora=())) for n, request in enumerate(crowd)]
     changed = [difference(made_, plain_) > 100 * BOUND for made_, plain_ in zip(made, plain, strict=True)]
     assert changed == [request.lora != () for request in crowd], "or the adapters would show nothing"
+
+
+@one_family
+def test_each_of_two_transformers_has_them(served: Served, engine: TestEngine, crowd: list[EditRequest]) -> None:
+    alone = [engine.latents(request) for request in crowd]
+    parts = load_pipeline(served.checkpoint)
+    pipelines = [pipeline for pipeline, _ in replicas_of(parts, Loading(), [CPU, CPU])]
+    seen: list[set[str]] = [set(), set()]
+
+    def note(module: Any, given: Any, named: dict[str, Any]) -> None:
+        number = [pipeline.parts.transformer for pipeline in pipelines].index(module)
+        seen[number] |= {lora.digest for row in named["rows"] for lora in row.loras}
+
+    for pipeline in pipelines:
+        pipeline.parts.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    with engine_with(served, parts=parts, replicas=Replicas(pipelines)) as two:
+        made = together(two, crowd)
+    assert max(map(difference, made, alone)) <= BOUND
+    assert min(map(len, seen)) >= 2, "each was meant to have rows of several"
 
 
 @one_family

@@ -93,7 +93,6 @@ def test_a_loaded_checkpoint_edits_on_all_of_them(
     [
         ({"OFFLOAD": "model"}, GPU, PLUS, "OFFLOAD=model: not together with GPUS_PER_INSTANCE=2"),
         ({"OFFLOAD": "group"}, GPU, PLUS, "OFFLOAD=group: not together with GPUS_PER_INSTANCE=2"),
-        ({"LORA_DIR": "/loras"}, GPU, PLUS, "LORA_DIR=/loras: not together with GPUS_PER_INSTANCE=2"),
         ({"DEVICE_MAP": "balanced"}, GPU, PLUS, "DEVICE_MAP=balanced: not together with GPUS_PER_INSTANCE=2"),
         ({}, CPU, PLUS, "GPUS_PER_INSTANCE=2: CUDA GPUs are needed, this instance runs on the CPU"),
         (

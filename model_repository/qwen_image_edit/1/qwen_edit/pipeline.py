@@ -70,6 +70,7 @@ class Weighed:
     weight: float
     layers: Mapping[torch.nn.Module, LowRank]
     on_times: bool  # whether it changes what is made of a row's time
+    elsewhere: Sequence[Mapping[torch.nn.Module, LowRank]] = ()  # the same of each further transformer
 
     @property
     def identity(self) -> tuple[str, float]:

@@ -173,7 +173,7 @@ class Settings:
     gpus_per_instance: int = setting(
         "GPUS_PER_INSTANCE", integer(1, 8), 1,
         "GPUs of one instance, each with a transformer, to which the rows of a step are dealt, two of an edit "
-        "with guidance. Not together with `OFFLOAD`, `LORA_DIR`, `DEVICE_MAP=balanced` or Qwen-Image-2.1.",
+        "with guidance. Not together with `OFFLOAD`, `DEVICE_MAP=balanced` or Qwen-Image-2.1.",
     )  # fmt: skip
     log_level: str = setting(
         "LOG_LEVEL",
@@ -259,7 +259,7 @@ class Settings:
     )
     lora_cache_mb: int = setting(
         "LORA_CACHE_MB", integer(1, 2**20), 2048,
-        "Mebibytes of the transformer's device for adapters of `LORA_DIR`. What one edit names has to fit.",
+        "Mebibytes of each transformer's device for adapters of `LORA_DIR`. What one edit names has to fit.",
     )  # fmt: skip
     vl_positions: str = setting(
         "VL_POSITIONS",

@@ -103,7 +103,7 @@ class PipelineWorker:
         self.takes_turns = takes_turns
         self._decoders = decoders
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
-        self._loras = LoraStore(pipeline, lora_bytes)
+        self._loras = LoraStore(pipeline, lora_bytes, replicas.others if replicas else ())
         self._conditioner = Conditioner(
             pipeline, ConditioningCache(cache_bytes), self._prefixes, self._loras, mrope=mrope
         )

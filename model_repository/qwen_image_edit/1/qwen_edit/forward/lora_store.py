@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,8 @@ class Lora:
 
 Adapters = tuple[tuple[Lora, float], ...]  # of an edit, each with how much of it is added
 
+Placed = Mapping[torch.nn.Module, LowRank]  # by the layers of one transformer, where they compute
+
 TIME_EMBEDDING = "time_text_embed"
 MODULATIONS = ("img_mod", "txt_mod")
 
@@ -43,17 +45,18 @@ MODULATIONS = ("img_mod", "txt_mod")
 class LoraStore:
     """Not for several threads. Holds more than `max_bytes` only where one edit alone needs more."""
 
-    def __init__(self, pipeline: Pipeline, max_bytes: int) -> None:
-        self._transformer: Any = pipeline.parts.transformer
-        self._device = pipeline.devices.transformer
-        self._kept: OrderedDict[str, tuple[Lora, Mapping[torch.nn.Module, LowRank]]] = OrderedDict()
+    def __init__(self, pipeline: Pipeline, max_bytes: int, replicas: Sequence[Pipeline] = ()) -> None:
+        """Beside each of the `replicas` lies the same; bytes are those of one."""
+        self._pipelines = [pipeline, *replicas]
+        self._kept: OrderedDict[str, tuple[Lora, list[Placed]]] = OrderedDict()
         self.max_bytes = max_bytes
         self.bytes = 0
 
     def weighed(self, adapters: Adapters) -> Loras:
         """Let go of them when the forward is made."""
         return tuple(
-            Weighed(lora.digest, weight, self._placed(lora), on_times=lora.on_times) for lora, weight in adapters
+            Weighed(lora.digest, weight, found[0], on_times=lora.on_times, elsewhere=found[1:])
+            for lora, weight, found in ((lora, weight, self._placed(lora)) for lora, weight in adapters)
         )
 
     def make_room(self, loras: Iterable[Lora]) -> None:
@@ -70,26 +73,31 @@ class LoraStore:
         self._kept.clear()
         self.bytes = 0
 
-    def _placed(self, lora: Lora) -> Mapping[torch.nn.Module, LowRank]:
+    def _placed(self, lora: Lora) -> list[Placed]:
         if lora.digest not in self._kept:
-            layers = {self._transformer.get_submodule(name): low_rank for name, low_rank in lora.layers.items()}
-            placed = {
-                layer: LowRank(*(matrix.to(self._where(layer)) for matrix in low_rank))
-                for layer, low_rank in layers.items()
-            }
-            self._kept[lora.digest] = lora, placed
+            self._kept[lora.digest] = lora, [placed(lora, pipeline) for pipeline in self._pipelines]
             self.bytes += lora.bytes
         self._kept.move_to_end(lora.digest)
         return self._kept[lora.digest][1]
 
-    def _where(self, layer: Any) -> torch.device:
-        """Beside its weights, which may be on another card than inputs are; or wait in main memory."""
-        own: torch.device = layer.weight.device
-        return own if own.type == self._device.type else self._device
-
     def _drop(self, digest: str) -> None:
         lora, _ = self._kept.pop(digest)
         self.bytes -= lora.bytes
+
+
+def placed(lora: Lora, pipeline: Pipeline) -> Placed:
+    transformer, device = pipeline.parts.transformer, pipeline.devices.transformer
+    layers = {transformer.get_submodule(name): low_rank for name, low_rank in lora.layers.items()}
+    return {
+        layer: LowRank(*(matrix.to(_beside(layer, device)) for matrix in low_rank))
+        for layer, low_rank in layers.items()
+    }
+
+
+def _beside(layer: Any, device: torch.device) -> torch.device:
+    """Where its weights are, which may be on another card than inputs are; or wait in main memory."""
+    own: torch.device = layer.weight.device
+    return own if own.type == device.type else device
 
 
 def is_on_times(layer: str) -> bool:

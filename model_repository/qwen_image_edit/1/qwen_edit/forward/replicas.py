@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from qwen_edit.device_errors import is_device_error, is_out_of_memory
-from qwen_edit.pipeline import Pipeline, Row
+from qwen_edit.pipeline import Loras, Pipeline, Row
 
 log = logging.getLogger("image_edit_server")
 
@@ -23,6 +24,7 @@ class Replicas:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         """Of pipelines that differ in their transformer and its device alone; velocities come to the first one's."""
         self._pipelines = pipelines
+        self.others = pipelines[1:]
         self._home = pipelines[0].devices.transformer
         config = pipelines[0].parts.transformer.config
         self._width: int = config.num_attention_heads * config.attention_head_dim
@@ -69,7 +71,7 @@ class Replicas:
     def _tried(self, number: int, rows: Sequence[Row]) -> list[torch.Tensor] | Exception:
         """An error comes without its traceback, which would keep all that the failed forward has allocated."""
         try:
-            return self._made(self._pipelines[number], rows)
+            return self._made(number, rows)
         except Exception as error:
             short = is_out_of_memory(error)
             log.warning("replica %d %s", number, "is out of memory" if short else "failed", exc_info=not short)
@@ -77,11 +79,20 @@ class Replicas:
         return failure.with_traceback(None)
 
     @torch.inference_mode()
-    def _made(self, pipeline: Pipeline, rows: Sequence[Row]) -> list[torch.Tensor]:
+    def _made(self, number: int, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Copies between two GPUs wait for both, and the host for neither."""
+        pipeline = self._pipelines[number]
         there = pipeline.devices.transformer
-        moved = [Row(row.tokens.to(there), row.shapes, row.text.to(there), row.time) for row in rows]
+        moved = [
+            row._replace(tokens=row.tokens.to(there), text=row.text.to(there), loras=loras_of(row, number))
+            for row in rows
+        ]
         return [velocity.to(self._home) for velocity in pipeline.velocities(moved)]
+
+
+def loras_of(row: Row, number: int) -> Loras:
+    """As the transformer of this number has them, of which the first is 0."""
+    return tuple(replace(lora, layers=lora.elsewhere[number - 1]) for lora in row.loras) if number else row.loras
 
 
 def choose(device: torch.device) -> None:

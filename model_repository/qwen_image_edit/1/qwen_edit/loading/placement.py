@@ -44,8 +44,6 @@ def replica_cards(settings: Settings, device: torch.device, family: Family) -> l
         raise LoadError(
             f"{option}: not for a {family.pipeline} checkpoint, whose prefixes lie on one GPU; 1 is allowed"
         )
-    if settings.lora_dir:
-        raise LoadError(f"LORA_DIR={settings.lora_dir}: not together with {option}: requests' adapters lie on one GPU")
     if offload != "none":
         raise LoadError(f"OFFLOAD={offload}: not together with {option}, whose transformers stay where they are")
     if settings.device_map == "balanced":
