@@ -11,7 +11,6 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.engine import Engine
 from qwen_edit.errors import EditError
@@ -19,6 +18,7 @@ from qwen_edit.families.family import Size
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Outcome, Result
 from qwen_edit.metrics.protocol import NO_PREFIXES, PrefixUsage
+from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import Usage, Worker
 
@@ -95,8 +95,8 @@ class WatchedWorker:
         self.before_freeing: Callable[[], object] = lambda: None
 
     @property
-    def device(self) -> torch.device:
-        return self._worker.device
+    def devices(self) -> Devices:
+        return self._worker.devices
 
     @property
     def takes_turns(self) -> bool:

@@ -67,7 +67,7 @@ class Engine:
         self._changed = threading.Condition()  # guards _line, _arrivals, _broken, draining, _closed
         self._answers = Answers(self._line, blame, metrics, self._changed)
         self._stepper = Stepper(worker, self._device, max_batch_tokens, self._answers.failure)
-        self._clock = StepClock(worker.device, self._stepped)
+        self._clock = StepClock(worker.devices.transformer, self._stepped)
         self._numbers = itertools.count()
         self._prepared: list[Job] = []  # those that may be scheduled; the engine thread's own
         self._arrivals: list[Job] = []  # prepared ones on their way there
@@ -124,8 +124,9 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        if self._worker.device.type == "cuda":
-            torch.cuda.set_device(self._worker.device)
+        device = self._worker.devices.transformer
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         while self._is_open():
             try:
                 self._report()

@@ -28,7 +28,7 @@ from qwen_edit.loading.loras import Loras
 from qwen_edit.metrics.protocol import PrefixUsage
 from qwen_edit.pictures import decoding
 from qwen_edit.pictures.decoders import Decoders
-from qwen_edit.pipeline import Pipeline
+from qwen_edit.pipeline import Devices, Pipeline
 from qwen_edit.request import EditRequest
 
 
@@ -48,8 +48,8 @@ class Worker(Protocol):
     `free_memory` while nothing else is under way."""
 
     @property
-    def device(self) -> torch.device:
-        """That the steps are made on."""
+    def devices(self) -> Devices:
+        """That the steps are made on, and what is encoded and decoded."""
 
     @property
     def takes_turns(self) -> bool:
@@ -100,6 +100,7 @@ class PipelineWorker:
         replicas: Replicas | None = None,
     ) -> None:
         self._pipeline = pipeline
+        self._device = pipeline.devices.transformer
         self.takes_turns = takes_turns
         self._decoders = decoders
         self._prefixes = PrefixStore(prefix_bytes, keeps=cache_bytes > 0)
@@ -117,8 +118,8 @@ class PipelineWorker:
         self._levels = NoiseLevels(pipeline.scheduler, pipeline.sample_sigmas, by_root=by_root)
 
     @property
-    def device(self) -> torch.device:
-        return self._pipeline.devices.transformer
+    def devices(self) -> Devices:
+        return self._pipeline.devices
 
     def expected_tokens(self, request: EditRequest) -> tuple[int, ...]:
         return self._preparation.expected_tokens(request)
@@ -146,7 +147,7 @@ class PipelineWorker:
         negative = prepared.negative_prompt
         state = Denoising(
             geometry=geometry,
-            latents=noise if request.latents is None else torch.from_numpy(request.latents).to(self.device),
+            latents=noise if request.latents is None else torch.from_numpy(request.latents).to(self._device),
             references=()
             if self._pipeline.family.has_prefix
             else tuple(
@@ -162,7 +163,7 @@ class PipelineWorker:
             keep_clean_at=request.stop_step if request.preview else None,
             stop=request.stop_step,
             skipped=skipped(request.num_inference_steps, request.cache),
-            velocity=None if request.history is None else torch.from_numpy(request.history).to(self.device),
+            velocity=None if request.history is None else torch.from_numpy(request.history).to(self._device),
             adapters=prepared.adapters,
         )
         skip(state)
@@ -199,12 +200,12 @@ class PipelineWorker:
         self._loras.give_back()
         if encodings:
             self._conditioner.cache.clear()
-        if self.device.type == "cuda":
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def usage(self) -> Usage:
         cache = self._conditioner.cache
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0
         return Usage(cache.hits, cache.misses, cache.bytes, peak, self._prefixes.usage)
 
     def close(self) -> None:
@@ -219,4 +220,4 @@ class PipelineWorker:
         source = self._conditioner.latents(prepared.references[0], prepared.geometry.output).float()
         region = prepared.mask.latent_region(pipeline.latent_pixels, whole=pipeline.family.edits_whole_latents)
         region = region.repeat(1, pipeline.latent_channels, 1, 1)
-        return Inpainting(pipeline.pack(region).to(self.device), noise, source)
+        return Inpainting(pipeline.pack(region).to(self._device), noise, source)

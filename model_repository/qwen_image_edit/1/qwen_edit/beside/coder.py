@@ -10,7 +10,7 @@ import torch
 
 from qwen_edit.beside.answers import Answers
 from qwen_edit.beside.shared_device import SharedDevice
-from qwen_edit.beside.stream import OwnStream
+from qwen_edit.beside.streams import OwnStreams
 from qwen_edit.errors import Cancelled
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Phase, Result, in_order
@@ -44,7 +44,7 @@ class Coder:
         self._busy_since: float | None = None
         self._closed = False
         self._changed = threading.Condition()  # guards the three
-        self._stream = OwnStream(worker.device)
+        self._streams = OwnStreams(worker.devices)
         self._thread = threading.Thread(target=self._run, name="code", daemon=True)
         self._thread.start()
 
@@ -84,7 +84,7 @@ class Coder:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        with self._stream.entered():
+        with self._streams.entered():
             try:
                 while (job := self._next()) is not None:
                     self._code(job)
@@ -119,7 +119,7 @@ class Coder:
         started, misses = time.monotonic(), self._worker.usage().cache_misses
         job.times.queue = started - job.times.submitted
         state = self._device.made(lambda: self._worker.encode(job))
-        self._stream.hand_over(state.tensors())
+        self._streams.hand_over(state.tensors())
         job.times.encode = time.monotonic() - started
         job.times.cache_hit = self._worker.usage().cache_misses == misses
         if not job.times.cache_hit:

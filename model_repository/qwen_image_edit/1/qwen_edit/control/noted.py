@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.control.blame import Blame
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Result
+from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.worker import Usage, Worker
 
@@ -20,8 +19,8 @@ class Noted:
         self._blame = blame
 
     @property
-    def device(self) -> torch.device:
-        return self._worker.device
+    def devices(self) -> Devices:
+        return self._worker.devices
 
     @property
     def takes_turns(self) -> bool:
