@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -16,15 +18,15 @@ from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.errors import EditError
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.job import Job
-from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.request import EditRequest
 from qwen_edit.scheduling import spent
 from qwen_edit.worker import Worker
 
-from tests.kit.engines import edit
+from tests.kit.engines import edit, engine_on, load_pipeline
 from tests.kit.in_process import Answer
 
 SECONDS = 30
+DECODING = 2  # pictures at a time
 
 
 @dataclass
@@ -88,6 +90,16 @@ class Line:
 
 @pytest.fixture
 def line() -> Iterator[Line]:
+    yield from _line(DECODING)
+
+
+@pytest.fixture
+def narrow() -> Iterator[Line]:
+    """Of a machine where one picture is decoded at a time."""
+    yield from _line(1)
+
+
+def _line(decoding: int) -> Iterator[Line]:
     worker, done = SlowPictures(), threading.Semaphore(0)
     ended: list[str] = []
     pictures: list[str] = []
@@ -96,11 +108,11 @@ def line() -> Iterator[Line]:
         ended.append(job.request.id)
         done.release()
 
-    intake = Intake(cast("Worker", worker), end, lambda: pictures.append("decoded"))
+    intake = Intake(cast("Worker", worker), end, lambda: pictures.append("decoded"), decoding=decoding)
     line = Line(intake, worker, ended, pictures, done)
-    for name in ("held", "first"):
+    for name in ("held", "first")[:decoding]:
         line.submit(name, 1, arrival=0)
-    line.wait_for(DECODERS, worker.at_work)
+    line.wait_for(decoding, worker.at_work)
     yield line
     worker.release.release()
     line.decode(100)
@@ -123,7 +135,19 @@ def test_continued_edits_come_first_then_who_had_fewest_then_by_arrival(line: Li
     for _ in range(7):
         line.decode(1)
         line.wait_for(1, line.worker.at_work)
-    assert line.worker.begun[DECODERS:] == ["continued", "continued", "many", "early", "late", "many", "many"]
+    assert line.worker.begun[DECODING:] == ["continued", "continued", "many", "early", "late", "many", "many"]
+
+
+def test_a_continued_edit_waits_for_one_picture_where_one_is_decoded_at_a_time(narrow: Line) -> None:
+    narrow.submit("other", 1, arrival=1)
+    narrow.submit("nothing to do", 0, arrival=2)
+    narrow.wait_for(1, narrow.done)
+    narrow.submit("continued", 1, arrival=9, continued=True)
+    narrow.submit("nothing to do", 0, arrival=10)
+    narrow.wait_for(1, narrow.done)  # so the others stand in the line
+    narrow.worker.release.release()
+    narrow.wait_for(1, narrow.worker.at_work)
+    assert narrow.worker.begun == ["held", "continued"]
 
 
 def test_whoever_had_much_decoded_lately_goes_behind_the_others(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,32 +162,32 @@ def test_whoever_had_much_decoded_lately_goes_behind_the_others(line: Line, monk
     line.wait_for(2, line.done)  # so the others stand in the line
     line.decode(1)
     line.wait_for(1, line.worker.at_work)
-    assert line.worker.begun[DECODERS:] == ["greedy", "other"]
+    assert line.worker.begun[DECODING:] == ["greedy", "other"]
 
 
 def test_a_job_has_one_picture_at_a_time_decoded(line: Line) -> None:
     line.worker.release.release()
     line.decode(1)
-    line.wait_for(DECODERS, line.done)
+    line.wait_for(DECODING, line.done)
     line.submit("many", 3, arrival=1)
     line.wait_for(1, line.worker.at_work)
     line.submit("other", 1, arrival=2)
     line.wait_for(1, line.worker.at_work)
-    assert line.worker.begun[DECODERS:] == ["many", "other"]
+    assert line.worker.begun[DECODING:] == ["many", "other"]
 
 
 def test_captions_are_written_one_at_a_time_and_no_picture_waits_for_them(line: Line) -> None:
-    for number in range(DECODERS + 1):
+    for number in range(DECODING + 1):
         line.submit(f"caption {number}", 0, arrival=number, prompt="")
     line.wait_for(1, line.worker.at_work)
     line.submit("other", 1, arrival=9)
     line.decode(2)
     line.wait_for(2, line.done)
     assert line.ended == ["first", "other"]
-    assert line.worker.begun[DECODERS:] == ["caption 0", "other"]
-    for _ in range(DECODERS + 1):
+    assert line.worker.begun[DECODING:] == ["caption 0", "other"]
+    for _ in range(DECODING + 1):
         line.worker.captions.release()
-    line.wait_for(DECODERS + 1, line.done)
+    line.wait_for(DECODING + 1, line.done)
     assert len(line.pictures) == 2
 
 
@@ -171,9 +195,9 @@ def test_every_picture_is_counted(line: Line) -> None:
     line.submit("many", 3, arrival=1)
     line.worker.release.release()
     line.decode(4)
-    line.wait_for(DECODERS + 1, line.done)
+    line.wait_for(DECODING + 1, line.done)
     line.intake.close()
-    assert len(line.pictures) == DECODERS + 3
+    assert len(line.pictures) == DECODING + 3
 
 
 def test_pictures_of_a_cancelled_edit_are_not_decoded(line: Line) -> None:
@@ -181,5 +205,20 @@ def test_pictures_of_a_cancelled_edit_are_not_decoded(line: Line) -> None:
     line.submit("other", 1, arrival=2)
     line.decode(2)
     line.wait_for(3, line.done)
-    assert line.worker.begun[DECODERS:] == ["other"]
+    assert line.worker.begun[DECODING:] == ["other"]
     assert line.ended == ["first", "cancelled", "other"]
+
+
+@pytest.mark.parametrize(("cores", "decoding"), [(2, 1), (8, 2)])
+def test_an_engine_leaves_a_core_to_its_steps(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, cores: int, decoding: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    pipeline = load_pipeline(checkpoint("plus"))
+    before = decoding_threads()
+    with engine_on(pipeline):
+        assert len(decoding_threads() - before) == decoding
+
+
+def decoding_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "decode"}

@@ -26,6 +26,7 @@ from qwen_edit.errors import Cancelled, Draining, EditError, Failed, QueueFull
 from qwen_edit.forward.denoise import Denoising
 from qwen_edit.job import Job, Phase, Reply, in_order
 from qwen_edit.metrics.protocol import Metrics
+from qwen_edit.pictures.decoders import at_once
 from qwen_edit.request import EditRequest
 from qwen_edit.scheduling.line import Line
 from qwen_edit.scheduling.pace import Pace
@@ -76,7 +77,7 @@ class Engine:
         self.draining = False
         self._closed = False
         self._coder = Coder(worker, self._device, self._pace, self._answers, self._on_encoded, self._on_broken)
-        self._intake = Intake(worker, self._on_prepared, metrics.picture)
+        self._intake = Intake(worker, self._on_prepared, metrics.picture, decoding=at_once())
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

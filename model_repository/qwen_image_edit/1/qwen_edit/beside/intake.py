@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from qwen_edit.conditioning.preparation import Preparing, Work
 from qwen_edit.errors import Cancelled, EditError, Failed
 from qwen_edit.job import Job, in_order
-from qwen_edit.pictures.decoders import DECODERS
 from qwen_edit.scheduling.spent import Spent
 from qwen_edit.worker import Worker
 
@@ -50,8 +49,14 @@ class Intake:
     """
 
     def __init__(
-        self, worker: Worker, done: Callable[[Job, EditError | None], None], picture_ended: Callable[[], None]
+        self,
+        worker: Worker,
+        done: Callable[[Job, EditError | None], None],
+        picture_ended: Callable[[], None],
+        *,
+        decoding: int,
     ) -> None:
+        """`decoding`: pictures at a time."""
         self._worker = worker
         self._done = done
         self._picture_ended = picture_ended
@@ -62,7 +67,7 @@ class Intake:
         self._changed = threading.Condition()  # guards the three
         self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
         self._others = [
-            *(threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(DECODERS)),
+            *(threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(decoding)),
             threading.Thread(target=self._do, args=(Work.CAPTION,), name="caption", daemon=True),
             threading.Thread(target=self._do, args=(Work.ADAPTER,), name="adapter", daemon=True),
         ]

@@ -143,7 +143,7 @@ class Decoder:
 
 
 class Decoders:
-    """For several threads: who finds as many at work as may be waits."""
+    """For several threads: who finds all of them at work waits."""
 
     def __init__(self, max_pixels: int, needed_pixels: int) -> None:
         """`needed_pixels`: the most that are wanted of any picture; raises LoadError where they do not start."""
@@ -151,7 +151,6 @@ class Decoders:
         self._mask = Task("mask", "L", max_pixels, None)
         self._drawing = Task("markup", "RGBA", max_pixels, None)
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        self._cores = threading.Semaphore(at_once(len(os.sched_getaffinity(0))))
         started = [Decoder() for _ in range(DECODERS)]
         try:
             for decoder in started:
@@ -192,20 +191,19 @@ class Decoders:
             self._free.get().end()
 
     def _decode(self, data: bytes, wanted: Wanted, task: Task) -> Decoded:
-        with self._cores:
-            decoder = self._free.get()
-            try:
-                if decoder.has_ended:
-                    decoder = Decoder()
-                    decoder.await_ready()
-                return decoder.decode(data, wanted, task)
-            finally:
-                self._free.put(decoder)
+        decoder = self._free.get()
+        try:
+            if decoder.has_ended:
+                decoder = Decoder()
+                decoder.await_ready()
+            return decoder.decode(data, wanted, task)
+        finally:
+            self._free.put(decoder)
 
 
-def at_once(cores: int) -> int:
-    """Decoders that work at a time: a core is left to the engine's steps, which a mere niceness does not free."""
-    return max(1, min(DECODERS, cores - 1))
+def at_once() -> int:
+    """Decoders that are to work at a time: the engine's steps have a core, which niceness alone would not free."""
+    return max(1, min(DECODERS, len(os.sched_getaffinity(0)) - 1))
 
 
 def _end(status: int, file_bytes: int) -> str:
