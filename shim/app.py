@@ -64,9 +64,9 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
             Route("/metrics", serve_metrics),
             Route("/openapi.json", serve_description(settings)),
             Route("/v1/models", list_models),
-            Route("/v1/models/{model}", tell_model),
-            *(Route(path, edit_images, methods=["POST"]) for path in EDIT_PATHS),
-            *(Route(path, generate_images, methods=["POST"]) for path in GENERATION_PATHS),
+            Route(_with_slashes("/v1/models/{model}"), tell_model),
+            *(Route(_with_slashes(path), edit_images, methods=["POST"]) for path in EDIT_PATHS),
+            *(Route(_with_slashes(path), generate_images, methods=["POST"]) for path in GENERATION_PATHS),
         ],
         middleware=_middleware(settings, metrics),
         exception_handlers={kind: answer_error for kind in (ShimError, HTTPException, ClientDisconnect)},
@@ -74,6 +74,11 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _with_slashes(path: str) -> str:
+    """A model's name may have some, written as they are or as %2F."""
+    return path.replace("{model}", "{model:path}")
 
 
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:

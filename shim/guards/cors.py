@@ -13,6 +13,7 @@ ALLOWED_HEADERS = (
     "content-type",
     "openai-organization",
     "openai-project",
+    "user-agent",  # which browsers but Chromium let an SDK set
     "x-request-id",
     "x-stainless-arch",
     "x-stainless-async",

@@ -100,7 +100,8 @@ def _texts(given: dict[str, Any], strings: LongStrings) -> Iterator[Part]:
         elif kind == "structure":
             if not isinstance(value, str | dict | list):
                 _refuse(name, value, "a string, an object or a list")
-            yield name, _well_formed(name, value if isinstance(value, str) else json.dumps(value))
+            text = strings.original(name, value, MAX_TEXT_PART_BYTES) if isinstance(value, str) else json.dumps(value)
+            yield name, _well_formed(name, text)
         elif name in UNSUPPORTED:
             yield name, json.dumps(value)  # whatever it holds, to be refused as in a form
 

@@ -46,7 +46,8 @@ class Parser(MultiPartParser):
             # Starlette knows a file by the older parameter; what it is called matters to nobody.
             part.content_disposition = disposition + b'; filename="file"'
         super().on_headers_finished()
-        _require_utf8(part.item_headers)
+        if part.file is None:
+            _require_utf8(part.item_headers)
         self.max_part_size = MAX_URL_CHARS if self._current_part.field_name in URLS else MAX_TEXT_PART_BYTES
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -100,7 +101,7 @@ async def _from_first_boundary(headers: Headers, chunks: AsyncGenerator[bytes, N
 
 
 def _require_utf8(headers: list[tuple[bytes, bytes]]) -> None:
-    """Of a part; a file's own content type says nothing of text."""
+    """Of a part with text."""
     for name, value in headers:
         charset = parse_options_header(value)[1].get(b"charset", b"utf-8") if name == b"content-type" else b"utf-8"
         if charset.lower() not in CHARSETS:

@@ -48,14 +48,21 @@ class Told:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._lock = asyncio.Lock()
-        self.known: Abilities | None = None  # None before the first answer
-        self._again_at = float("-inf")
+        self._last: Abilities | None = None
+        self._last_until = self._again_at = float("-inf")
+
+    @property
+    def known(self) -> Abilities | None:
+        """Without asking; None where nothing was said lately."""
+        return self._last if time.monotonic() < self._last_until else None
 
     async def abilities(self) -> Abilities | None:
-        """As `known`, and no older than it may be."""
+        """None before the first answer."""
         async with self._lock:
             if time.monotonic() >= self._again_at:
                 answer = await self._ask()
-                self.known = answer or self.known
-                self._again_at = time.monotonic() + (KNOWN_SECONDS if answer else UNKNOWN_SECONDS)
-            return self.known
+                now = time.monotonic()
+                if answer:
+                    self._last, self._last_until = answer, now + KNOWN_SECONDS
+                self._again_at = now + (KNOWN_SECONDS if answer else UNKNOWN_SECONDS)
+            return self._last

@@ -139,6 +139,16 @@ def test_a_model_is_told_by_its_name(serve: Serve) -> None:
     assert openai_error(client.get("/v1/models/gpt-image-1")) == (401, "UNAUTHORIZED", None)
 
 
+@pytest.mark.parametrize("name", ["Qwen/Qwen-Image-Edit-2511", "Qwen%2FQwen-Image-Edit-2511"])
+def test_a_models_name_may_have_a_slash(serve: Serve, png: bytes, name: str) -> None:
+    client = serve(MODEL_ID="Qwen/Qwen-Image-Edit-2511")
+    (listed,) = client.get("/v1/models").json()["data"]
+    assert client.get(f"/v1/models/{name}").json() == listed
+    deployed = f"/openai/deployments/{name}/images/edits"
+    assert client.post(deployed, data=PROMPT, files={"image": png}).status_code == 503
+    assert client.post(deployed, data=PROMPT).status_code == 400
+
+
 @pytest.mark.parametrize("coding", ["gzip", "br", "gzip, deflate"])
 def test_a_compressed_body_is_refused_by_its_coding(client: TestClient, png: bytes, coding: str) -> None:
     response = client.post(EDITS, data=PROMPT, files={"image": png}, headers={"content-encoding": coding})

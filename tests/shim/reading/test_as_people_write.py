@@ -72,6 +72,12 @@ def test_a_part_in_another_charset_is_refused_by_its_name(client: TestClient, pn
     assert sent(client, plain, picture("image", png))[0] == 503
 
 
+def test_what_charset_a_picture_is_in_matters_to_nobody(client: TestClient, png: bytes) -> None:
+    """libmagic says it of every file, and PHP's finfo with it."""
+    binary = part("image", png, 'filename="a.png"', kind="Content-Type: image/png; charset=binary\r\n")
+    assert sent(client, PROMPT, binary)[0] == 503
+
+
 def test_a_file_of_no_bytes_is_told_and_an_input_without_a_file_is_none(client: TestClient, png: bytes) -> None:
     status, told = sent(client, PROMPT, picture("image", b""))
     assert (status, "image is empty: the file has no bytes" in told) == (400, True)
@@ -119,7 +125,7 @@ def test_a_preflight_may_ask_for_openais_headers_and_a_private_network(serve: Se
     asked = {
         "origin": "https://a.example",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,openai-organization,openai-project",
+        "access-control-request-headers": "authorization,openai-organization,openai-project,user-agent",
         "access-control-request-private-network": "true",
     }
     answer = client.options(EDITS, headers=asked)

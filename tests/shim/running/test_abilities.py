@@ -39,9 +39,12 @@ def test_the_model_is_asked_once_and_what_it_said_holds_while_it_is_away(monkeyp
         for later in (0, 0.5, 0.6, 5, 6, 0.5):
             now[0] += later
             found.append(await told.abilities())
+            lately.append(told.known)
         return found
 
+    lately: list[Abilities | None] = []
     assert asyncio.run(heard()) == [None, None, *[EDITS_AND_GENERATES] * 4]
+    assert lately == [None, None, *[EDITS_AND_GENERATES] * 2, None, None], "another checkpoint may be there by now"
     assert not answers
 
 
