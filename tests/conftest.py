@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from tests.kit import tools
-from tests.kit.servers import RUNNING, Server, serve
+from tests.kit.servers import Ending, Server, serve
 
 # Read when torch is imported, and the only setting that holds for every thread: two OpenMP threads on two cores that
 # other processes use too are many times slower than one.
@@ -24,12 +24,12 @@ hypothesis.settings.load_profile("untimed")
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """After the last test all servers end at once: each needs seconds for it."""
-    if nextitem is None:
-        for process in RUNNING:
-            process.terminate()
+@pytest.fixture(scope="session", autouse=True)
+def endings() -> Iterator[None]:
+    """After the last test no server is left, and none has taken too long to end."""
+    yield
+    for ending in Ending.begun:
+        ending.wait()
 
 
 def _checkpoints(folder: Path, *, sensitive: bool = False) -> Callable[[str], Path]:

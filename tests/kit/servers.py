@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,8 +27,6 @@ START_SECONDS = 120.0
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 PORTS = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT", "SUPERVISOR_PORT")
-
-RUNNING: set[subprocess.Popen[bytes]] = set()
 
 NO_DRAIN = {"DRAIN_SECONDS": "0"}  # no balancer needs to be told before a shim stops
 
@@ -122,7 +122,7 @@ def serve(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
     ports = free_ports(len(PORTS))
     at = {name: str(port) for name, port in zip(PORTS, ports, strict=True)}
     env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **(NO_DRAIN | settings))
-    with run([sys.executable, "-m", "standalone"], env, *ports) as server:
+    with run([sys.executable, "-m", "standalone"], env, *ports, ends_beside=True) as server:
         server.wait_ready()
         yield server
 
@@ -149,8 +149,11 @@ def serve_shim_of(
 
 
 @contextlib.contextmanager
-def run(command: list[str], env: Mapping[str, str], *ports: int, cwd: Path = PROJECT) -> Iterator[Server]:
-    """The command as a Server, ended on leaving. With QUICK the test is left out here, whichever way it came."""
+def run(
+    command: list[str], env: Mapping[str, str], *ports: int, cwd: Path = PROJECT, ends_beside: bool = False
+) -> Iterator[Server]:
+    """The command as a Server, ended on leaving, beside the next tests where it may. With QUICK the test is left out
+    here, whichever way it came."""
     if os.environ.get("QUICK"):
         pytest.skip("starts a server")
     with tempfile.TemporaryDirectory(prefix="qwen-test-") as folder:
@@ -159,20 +162,37 @@ def run(command: list[str], env: Mapping[str, str], *ports: int, cwd: Path = PRO
             process = subprocess.Popen(
                 command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
-        RUNNING.add(process)
         try:
             yield Server(process, log_path, *ports)
         finally:
-            RUNNING.discard(process)
-            end(process)
+            ending = Ending(process)
+            if not ends_beside:
+                ending.wait()
 
 
-def end(process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise AssertionError(f"{process.args!r} did not end within {seconds:.0f} s of SIGTERM") from None
+class Ending(threading.Thread):
+    """Of a process that has got SIGTERM: a Triton needs seconds for it."""
+
+    begun: ClassVar[list[Ending]] = []
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+        super().__init__(name="ending")
+        self._process = process
+        self._seconds = seconds
+        self._late = False
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        self.begun.append(self)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._process.wait(self._seconds)
+        except subprocess.TimeoutExpired:
+            self._late = True
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self) -> None:
+        self.join()
+        assert not self._late, f"{self._process.args!r} did not end within {self._seconds:.0f} s of SIGTERM"

@@ -53,7 +53,7 @@ def processes(server: Server) -> dict[str, psutil.Process]:
 
 def supervise(checkpoint: Path | str, **settings: str) -> contextlib.AbstractContextManager[Server]:
     """`python -m standalone.supervisor`: a supervised Triton without a shim; healthy when entered."""
-    return supervise_at("127.0.0.1", free_ports(len(SUPERVISOR_PORTS)), checkpoint, settings)
+    return supervise_at("127.0.0.1", free_ports(len(SUPERVISOR_PORTS)), checkpoint, settings, ends_beside=True)
 
 
 @contextlib.contextmanager
@@ -63,11 +63,14 @@ def supervise_at(
     checkpoint: Path | str,
     settings: Mapping[str, str],
     release: Path = PROJECT,
+    *,
+    ends_beside: bool = False,
 ) -> Iterator[Server]:
-    """The same where it is wanted, of another release too."""
+    """The same where it is wanted, of another release too; it has ended on leaving, unless it may beside the next."""
     at = {name: str(port) for name, port in zip(SUPERVISOR_PORTS, ports, strict=True)} | {"TRITON_ADDRESS": address}
     env = environment(QWEN_MODEL_DIR=str(checkpoint), PYTHONPATH=str(release), **at, **settings)
-    with run([sys.executable, "-m", "standalone.supervisor"], env, 0, *ports, cwd=release) as server:
+    command = [sys.executable, "-m", "standalone.supervisor"]
+    with run(command, env, 0, *ports, cwd=release, ends_beside=ends_beside) as server:
         server.address = address
         server.wait_for(lambda: server.process.poll() is not None or answers_200(server.healthz), seconds=120)
         assert server.process.poll() is None, server.log
@@ -110,7 +113,8 @@ def serve_two(checkpoint: Path | str, **settings: str) -> Iterator[Server]:
     names = (*PORTS, "BALANCER_PORT")
     at = {name: str(port) for port, name in enumerate(names, first)}
     env = environment(QWEN_MODEL_DIR=str(checkpoint), **at, **(NO_DRAIN | settings))
-    with run([sys.executable, "-c", TWO_SERVERS], env, *range(first, first + len(PORTS))) as server:
+    ports = range(first, first + len(PORTS))
+    with run([sys.executable, "-c", TWO_SERVERS], env, *ports, ends_beside=True) as server:
         server.wait_ready()
         yield server
 
