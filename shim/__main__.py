@@ -20,7 +20,8 @@ from shim.running.drain import Drain
 from shim.settings import Settings
 from shim.settings_grammar import SettingsError
 
-KEEP_ALIVE_SECONDS = 75  # longer than balancers keep idle connections, so that none is closed under them
+# Longer than balancers keep idle connections, Google's for 600 s: so none is closed while a request is on its way.
+KEEP_ALIVE_SECONDS = 620
 BACKLOG = 2048  # connections that wait to be accepted
 CLOSE_SECONDS = 5  # for the last answers to reach their clients once draining is over
 
