@@ -78,7 +78,9 @@ def test_it_is_served_without_a_key(serve: Callable[..., TestClient]) -> None:
 
 def test_its_paths_are_the_routes(description: dict[str, Any]) -> None:
     routes = [route for route in create_app(Settings()).routes if isinstance(route, Route)]
-    served = {(route.path_format, method.lower()) for route in routes for method in (route.methods or ()) if method != "HEAD"}
+    served = {
+        (route.path_format, method.lower()) for route in routes for method in (route.methods or ()) if method != "HEAD"
+    }
     assert {
         (path, method) for path, item in description["paths"].items() for method in item if method != "parameters"
     } == served

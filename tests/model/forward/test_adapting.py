@@ -119,7 +119,7 @@ def test_no_hook_is_left_nor_by_a_forward_that_failed(pipeline: Pipeline, adapte
 
 
 def test_only_rows_with_adapters_go_past_what_is_compiled(
-    sensitive: Callable[[str], Path], adapters: list[Adapters]
+    sensitive: Callable[[str], Path], adapters: list[Adapters], expected: list[torch.Tensor]
 ) -> None:
     calls: list[str] = []
     plain = Halves()
@@ -140,6 +140,11 @@ def test_only_rows_with_adapters_go_past_what_is_compiled(
         assert calls == []
         transformer(rows=[row])
         assert len(calls) == 2 * len(transformer.transformer_blocks)
+        calls.clear()
+        rows = [Row(*each[:4], store.weighed(of)) for each, of in zip(four_rows(transformer), adapters, strict=True)]
+        made = transformer(rows=rows)
+        assert len(calls) == 2 * len(transformer.transformer_blocks), "the one without, in a forward of its own"
+        assert max(map(difference, made, expected)) <= BOUND
 
 
 # Each makes one thing wrong that a rewrite could make wrong.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from qwen_edit.forward.adapting import Adapting, one_by_one, together
-from qwen_edit.forward.block import BlockForward, Paths
+from qwen_edit.forward.block import BlockForward, Halves, Paths
 from qwen_edit.forward.modulations import Times
 from qwen_edit.forward.places import PlacesOfCompanies
 from qwen_edit.pipeline import Row, Shape
@@ -42,8 +42,20 @@ class RaggedForward:
         if rows is None:
             return self._diffusers(*given, **named)
         if self._paths.together:
-            return together(self._velocities, rows)
+            return self._in_forwards(rows)
         return one_by_one(partial(alone, self._diffusers), rows)
+
+    def _in_forwards(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """One; two where rows with adapters, which go past what is compiled, would have the others do so too."""
+        if self._paths.halves == Halves():
+            return together(self._velocities, rows)
+        made: dict[int, torch.Tensor] = {}
+        for adapted in (False, True):
+            numbers = [number for number, row in enumerate(rows) if bool(row.loras) is adapted]
+            if numbers:
+                velocities = together(self._velocities, [rows[number] for number in numbers])
+                made.update(zip(numbers, velocities, strict=True))
+        return [made[number] for number in range(len(rows))]
 
     def _velocities(self, rows: Sequence[Row], adapting: Adapting) -> list[torch.Tensor]:
         """Of each row's output, (tokens, channels)."""
