@@ -220,12 +220,14 @@ def test_an_edit_among_seven_strangers_equals_its_own_solo_run(pipeline: Any, ph
 
 
 def _at_other_phases(engine: TestEngine, edits: int) -> Callable[[EditRequest], Answer]:
-    """Submits each edit during another step, which waits until it is prepared: it joins the next, on any machine."""
+    """Submits each edit during another step, which waits until it is prepared: it is encoded beside the next, and joins
+    the one after that, on any machine."""
     begun: list[None] = []
 
     def begin_step() -> None:
         begun.append(None)
         wait_until(lambda: engine.worker.prepared >= min(len(begun), edits))
+        wait_until(lambda: engine.worker.encodings >= min(len(begun) - 2, edits))
 
     def submit(request: EditRequest) -> Answer:
         number = len(begun)
