@@ -61,6 +61,11 @@ class Parser(MultiPartParser):
     def on_end(self) -> None:
         self.complete = True
 
+    def close(self) -> None:
+        """The file that was cut off too, which is in no form."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def _parse(headers: Headers, chunks: AsyncGenerator[bytes, None]) -> FormData:
     parser = Parser(
@@ -77,7 +82,7 @@ async def _parse(headers: Headers, chunks: AsyncGenerator[bytes, None]) -> FormD
         hint = f"; {FILE_HINT}" if error.message.startswith("Part exceeded") else ""
         raise InvalidInput(f"{error.message.rstrip('.')}{hint}") from error
     if not parser.complete:
-        await form.close()
+        parser.close()
         raise InvalidInput("The multipart body ends before its closing boundary")
     return form
 
