@@ -126,7 +126,7 @@ class Triton:
         """Whatever it is; a call that broke off may still be worked on, and is dropped before it is sent again."""
         try:
             response, content = await self._post(body, edit_id)
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Unreached(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             await self._send_drop(call_id, edit_id)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from tritonclient.utils import deserialize_bytes_tensor
 from shim.errors import GenerationError, GenerationTimeout, InvalidInput, QueueFull, ShimError
 from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
+from shim.running import triton as calls
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.readiness import servers_of
 from shim.running.segments import Outcome, Segment
@@ -326,6 +329,30 @@ async def test_a_call_that_broke_off_is_dropped_before_anything_else_is_sent(
     assert triton_server.calls == ["e.0", "cancel e.0"]
     assert (await triton.run(segment_of(PLAIN), "e")).steps == 2
     assert triton_server.calls == ["e.0", "cancel e.0", "e.1"]
+
+
+@pytest.fixture
+def silent_host() -> Iterator[str]:
+    """The address of one that answers no attempt to connect: its queue is full."""
+    with socket.socket() as listening, contextlib.ExitStack() as opened:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_a_call_that_could_not_connect_in_time_was_not_taken(
+    silent_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(calls, "DROP_SECONDS", 0.2)
+    triton = Triton(silent_host, silent_host, 10**6)
+    (fault,) = await asyncio.gather(triton.run(segment_of(PLAIN), "e"), return_exceptions=True)
+    await triton.close()
+    assert isinstance(fault, Unreached), fault
 
 
 @pytest.mark.parametrize("said", [None, (503, "nobody"), (500, "failed: x")], ids=str)
