@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -38,7 +38,7 @@ from shim.openapi.description import describe
 from shim.page import page_routes
 from shim.reading.spool import Spool
 from shim.running.abilities import Abilities, Told
-from shim.running.drain import Drain
+from shim.running.drain import Drain, WaitedFor
 from shim.running.readiness import Readiness
 from shim.running.services import Services
 from shim.running.triton import Triton
@@ -54,7 +54,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     """`drain` is shared with whoever stops the server. Raises SettingsError where API_KEY_FILE cannot be used."""
     drain = drain or Drain(settings.drains_for)
     keys = Keys(settings.api_key, settings.api_key_file)
-    metrics = Metrics(lambda: drain.edits)
+    metrics = Metrics()
     metrics.build.labels(VERSION).set(1)
     app = Starlette(
         routes=[
@@ -65,8 +65,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
             Route("/openapi.json", serve_description(settings)),
             Route("/v1/models", list_models),
             Route(_with_slashes("/v1/models/{model}"), tell_model),
-            *(Route(_with_slashes(path), edit_images, methods=["POST"]) for path in EDIT_PATHS),
-            *(Route(_with_slashes(path), generate_images, methods=["POST"]) for path in GENERATION_PATHS),
+            *_edit_routes(drain),
         ],
         middleware=_middleware(settings, metrics),
         exception_handlers={kind: answer_error for kind in (ShimError, HTTPException, ClientDisconnect)},
@@ -74,6 +73,13 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _edit_routes(drain: Drain) -> Iterator[Route]:
+    waited_for = [Middleware(WaitedFor, drain=drain)]
+    for paths, endpoint in ((EDIT_PATHS, edit_images), (GENERATION_PATHS, generate_images)):
+        for path in paths:
+            yield Route(_with_slashes(path), endpoint, methods=["POST"], middleware=waited_for)
 
 
 def _with_slashes(path: str) -> str:

@@ -54,7 +54,7 @@ async def _answered(request: Request[State], purpose: Purpose) -> Response:
             edit.variants,
             extra={"fields": log_fields(request)},
         )
-        resources.enter_context(request.state["drain"].edit())
+        resources.enter_context(services.metrics.edits_in_flight.track_inprogress())
         run = EditRun(edit, services, request.state["request_id"], caller)
         if edit.stream:
             return EventStream(request, run, resources.pop_all())

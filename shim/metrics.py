@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -20,7 +18,7 @@ disable_created_metrics()  # a series more for each, that no query here reads
 
 
 class Metrics:
-    def __init__(self, edits_in_flight: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "shim_requests", "HTTP requests answered", ("route", "dialect", "status", "key"), registry=self.registry
@@ -46,8 +44,7 @@ class Metrics:
         self.segments_interrupted = Counter(
             "shim_segments_interrupted", "Segments that broke off and were sent again", registry=self.registry
         )
-        in_flight = Gauge("shim_edits_in_flight", "Edits that wait for an answer", registry=self.registry)
-        in_flight.set_function(edits_in_flight)
+        self.edits_in_flight = Gauge("shim_edits_in_flight", "Edits that wait for an answer", registry=self.registry)
 
     def response(self) -> Response:
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)

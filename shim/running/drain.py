@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 NOTICE_SECONDS = 2.0  # long enough for a balancer to see /ready turn 503
 
 
@@ -36,3 +38,15 @@ class Drain:
             return False
         elapsed = time.monotonic() - self._started
         return elapsed >= self._limit or (elapsed >= NOTICE_SECONDS and not self.edits)
+
+
+class WaitedFor:
+    """Each of these requests is an edit in flight, from before its body is read until its answer has been sent."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self.app = app
+        self.drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.drain.edit():
+            await self.app(scope, receive, send)

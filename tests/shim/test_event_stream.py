@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from shim import event_stream
 from shim.app import create_app
 from shim.errors import GenerationError, InvalidInput, QueueFull, ShimError
+from shim.metrics import Metrics
 from shim.running.segments import Outcome, Segment
 from shim.settings import Settings
 from tests.kit.scripted import STEPS, Call, ScriptedTriton, obey
@@ -210,6 +211,24 @@ def test_a_stream_is_counted_by_how_it_ended_not_by_how_it_began(
     assert edit().status_code == 200
     counts = re.findall(r"shim_request_seconds_count\{(.*)\} (.*)", client.get("/metrics").text)
     assert sorted(counts) == [(f'route="{EDITS}",status="{status}",stream="true"', "1.0") for status in (200, 500)]
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_an_edit_is_told_to_be_in_flight_while_the_model_works_on_it(
+    edit: Edit, client: TestClient, triton: ScriptedTriton, stream: str
+) -> None:
+    def in_flight() -> float | None:
+        metrics: Metrics = client.app_state["services"].metrics
+        return metrics.registry.get_sample_value("shim_edits_in_flight")
+
+    async def noting(segment: Segment) -> Outcome:
+        told.append(in_flight())
+        return await obey(segment)
+
+    told: list[float | None] = []
+    triton.script = [noting]
+    assert edit(stream=stream).status_code == 200
+    assert (told, in_flight()) == ([1.0], 0.0)
 
 
 def test_a_bug_mid_stream_tells_nothing(edit: Edit, triton: ScriptedTriton, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,7 +49,7 @@ class Running:
             flood=Flood(),
             spool=Spool(0),
             threads=CapacityLimiter(1),
-            metrics=Metrics(lambda: 0),
+            metrics=Metrics(),
         )
         self.run = EditRun(edit, self.services, "request", "10.0.0.1")
         self.heard: list[Event] = []

@@ -102,7 +102,7 @@ class Run:
     def __init__(self, *script: Call, plan: Plan = Plan(3, 0), timeout_seconds: float = 290.0) -> None:  # noqa: B008
         self.triton = ScriptedTriton(*script)
         self.reported: list[tuple[int, bool]] = []  # (step, has a preview)
-        self.metrics = Metrics(lambda: 0)
+        self.metrics = Metrics()
         self.admission = Admission()
         self.runner = Runner(
             model=self.triton,
