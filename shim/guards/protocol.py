@@ -20,6 +20,7 @@ from shim.dialect import dialect_of_headers
 from shim.errors import InvalidInput, error_body
 from shim.guards.descriptors import most_connections
 from shim.guards.framing import Refused, StrictConnection
+from shim.guards.linger import LingeringTransport
 from shim.limits import HEADER_BYTES, MIN_BODY_RATE
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
@@ -39,7 +40,8 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
-        super().connection_made(transport)
+        self._ending = LingeringTransport(transport, self._is_sent_to, self._linger)
+        super().connection_made(self._ending)  # type: ignore[arg-type]
         if len(self.connections) > most_connections():
             self._make_room()
         self.reading.start(HEAD_SECONDS)
@@ -50,6 +52,8 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._ending.lingers:
+            return
         super().data_received(data)
         if not self.transport.is_closing():
             self._time_the_head()
@@ -79,7 +83,9 @@ class BoundedProtocol(H11Protocol):
         self._reader.took_all_but(self.transport.get_write_buffer_size())
 
     def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
+        if not self.transport.is_closing():
+            self.conn.send(h11.ConnectionClosed())
+        self._ending.close_now()
         self._writing.start(STALL_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
@@ -88,7 +94,7 @@ class BoundedProtocol(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.close()
+            self._ending.linger()
             return
         body = json.dumps(self._refusal(sys.exception())).encode()
         headers = [
@@ -100,7 +106,7 @@ class BoundedProtocol(H11Protocol):
         answering = h11.Connection(h11.SERVER)  # not ours, which sends no body where it has read HEAD
         for event in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body)):
             self.transport.write(answering.send(event))
-        self.transport.close()
+        self._ending.linger()
         self._writing.start(STALL_SECONDS)
 
     def _refusal(self, error: BaseException | None) -> dict[str, Any]:
@@ -111,6 +117,16 @@ class BoundedProtocol(H11Protocol):
         in_a_body = self.cycle is not None and not self._is_answered()
         dialect = dialect_of_headers(Headers(raw=self.headers)) if in_a_body else "classic"
         return error_body(InvalidInput(message), dialect)
+
+    def shutdown(self) -> None:
+        if not self._ending.lingers:
+            super().shutdown()
+
+    def _is_sent_to(self) -> bool:
+        return self.conn.their_state is h11.SEND_BODY
+
+    def _linger(self) -> None:
+        self.reading.restart(LINGER_SECONDS)
 
     def _time_the_head(self) -> None:
         if not self._awaits_head():

@@ -34,12 +34,22 @@ def send(shim: Server, head: str, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("header", "status"),
-    [("", b"401 Unauthorized"), ("Authorization: Bearer k\r\n", b"413 ")],
-    ids=["without the key", "too large"],
+    "head",
+    [HEAD, f"{HEAD}Connection: close\r\n", HEAD.replace("HTTP/1.1", "HTTP/1.0")],
+    ids=["kept", "closed", "HTTP/1.0"],
 )
-def test_a_refusal_reaches_a_client_that_is_still_sending(shim: Server, header: str, status: bytes) -> None:
-    assert send(shim, HEAD + header, b"x" * BODY_BYTES).startswith(b"HTTP/1.1 " + status)
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("", b"401 Unauthorized"),
+        ("Authorization: Bearer k\r\n", b"413 "),
+        ("No colon\r\n", b"400 "),
+        ("Bare: LF\n", b"400 "),
+    ],
+    ids=["without the key", "too large", "malformed", "forbidden"],
+)
+def test_a_refusal_reaches_a_client_that_is_still_sending(shim: Server, head: str, header: str, status: bytes) -> None:
+    assert send(shim, head + header, b"x" * BODY_BYTES).startswith(b"HTTP/1.1 " + status)
 
 
 def test_the_connection_serves_the_next_request(shim: Server) -> None:

@@ -52,7 +52,7 @@ async def slices() -> AsyncIterator[bytes]:
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[uvicorn.Server]:
     for name in ("HEAD_SECONDS", "LINGER_SECONDS", "STALL_SECONDS"):
         monkeypatch.setattr(protocol, name, SECONDS)
     routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in (ok, echo, slow, large)]
@@ -67,7 +67,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         try:
             while not server.started:
                 time.sleep(0.01)
-            yield listening.getsockname()[1]
+            yield server
             deadline = time.monotonic() + 5
             while server.server_state.tasks:
                 assert time.monotonic() < deadline
@@ -75,6 +75,12 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture
+def port(server: uvicorn.Server) -> int:
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port
 
 
 @pytest.fixture
@@ -221,6 +227,19 @@ def test_a_body_that_nobody_wants_is_not_read_for_ever(client: socket.socket, fr
     assert seconds_until_closed(client, b"1\r\nx\r\n" * 10) > SECONDS * 0.9
 
 
+def test_who_goes_on_sending_after_the_last_answer_hears_it_and_is_not_read_for_ever(client: socket.socket) -> None:
+    client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000000\r\n\r\n")
+    assert answer(client)[::2] == (200, b"ok")
+    assert client.recv(1) == b""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 100:
+            client.sendall(b"x")
+            sent += 1
+            time.sleep(SECONDS / 20)
+    assert 15 < sent < 100
+
+
 def test_a_connection_whose_unwanted_body_has_ended_serves_again(client: socket.socket) -> None:
     client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
     assert answer(client)[0] == 200
@@ -326,6 +345,18 @@ def test_what_is_no_request_is_400_in_json_and_the_connection_is_closed(
     assert ("65536 bytes" in json.loads(body)["message"]) == (len(request_bytes) > HEADER_BYTES)
 
 
+def test_a_server_can_stop_while_the_rest_of_a_malformed_request_is_read(
+    server: uvicorn.Server, client: socket.socket
+) -> None:
+    client.sendall(GET)
+    assert answer(client)[0] == 200
+    client.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n")
+    assert answer(client)[0] == 400
+    server.should_exit = True
+    while server.servers[0].is_serving():
+        time.sleep(0.01)
+
+
 CHUNKED = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 LATER = b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n"  # sent behind it
 
@@ -394,6 +425,17 @@ def test_a_damaged_body_that_nobody_reads_is_400_once(client: socket.socket, cap
     client.sendall(b"POST /ok HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
     assert answer(client)[0] == 400
     assert client.recv(100) == b""
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_damage_within_an_answer_cuts_it_off(client: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    client.sendall(b"POST /large HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    received = len(client.recv(1))
+    client.sendall(b"zz\r\n")
+    time.sleep(0.1)
+    while chunk := client.recv(2**16):
+        received += len(chunk)
+    assert received < LARGE
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
