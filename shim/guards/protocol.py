@@ -143,21 +143,27 @@ class BoundedProtocol(H11Protocol):
     def _is_answered(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete
 
+    @property
+    def silent_since(self) -> float | None:
+        """The moment since which its client has kept us waiting, for a head or as the reader of an answer."""
+        return min((since for since in (self.reading.since, self._writing.since) if since is not None), default=None)
+
     def _make_room(self) -> None:
-        """Ends the connection whose client would be given up next, else that which has been sending a body for longest.
+        """Ends the connection that has been silent for longest, else that which has been sending a body for longest.
 
         This one where all others wait for an answer.
         """
         others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
-        waiting = [other for other in others if other.reading.due is not None]
+        silent = [other for other in others if other.silent_since is not None]
         sending = [other for other in others if other.sending_since is not None]
-        if waiting:
-            min(waiting, key=lambda other: other.reading.due or 0.0).abort()
+        if silent:
+            min(silent, key=lambda other: other.silent_since or 0.0).abort()
         else:
             min(sending, key=lambda other: other.sending_since or 0.0, default=self).abort()
 
     def abort(self) -> None:
         self.reading.stop()
+        self._writing.stop()
         self.transport.abort()
 
 
@@ -187,6 +193,7 @@ class Timer:
         self._loop = loop
         self._call = call
         self._handle: asyncio.TimerHandle | None = None
+        self.since: float | None = None  # when it was started, as long as it runs
 
     @property
     def due(self) -> float | None:
@@ -199,13 +206,14 @@ class Timer:
 
     def restart(self, seconds: float) -> None:
         self.stop()
+        self.since = self._loop.time()
         self._handle = self._loop.call_later(seconds, self._ring)
 
     def stop(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
+            self._handle = self.since = None
 
     def _ring(self) -> None:
-        self._handle = None
+        self._handle = self.since = None
         self._call()

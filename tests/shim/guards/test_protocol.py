@@ -157,6 +157,7 @@ def connect(port: int, sent: bytes = b"") -> socket.socket:
 
 
 SLOWLY = b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx"
+LARGELY = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"
 UNDER_WAY = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
 
 
@@ -202,6 +203,47 @@ def test_of_those_who_send_a_body_the_one_that_began_first_makes_room(port: int)
         for client in busy[1:]:
             client.sendall(b"x")
             assert answer(client)[0] == 200
+
+
+def serves(client: socket.socket) -> bool:
+    """Whether the answer comes whole, and another after it."""
+    try:
+        answer(client)
+        client.sendall(GET)
+        return answer(client)[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+@pytest.mark.usefixtures("three_connections")
+@pytest.mark.parametrize(
+    "requests",
+    [(LARGELY, LARGELY, LARGELY), (LARGELY, GET, LARGELY), (GET, LARGELY, LARGELY)],
+    ids=["readers", "a reader", "an idle one"],
+)
+def test_of_those_who_read_nothing_and_those_who_ask_nothing_the_first_makes_room(
+    port: int, monkeypatch: pytest.MonkeyPatch, requests: tuple[bytes, ...]
+) -> None:
+    """Else as many as there may be, who never read what they asked for, would keep everybody out."""
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 60.0)
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(connect(port, request)) for request in requests]
+        assert answer(opened.enter_context(connect(port, GET)))[0] == 200
+        assert [serves(client) for client in clients] == [False, True, True]
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_several_that_come_at_once_take_the_place_of_as_many_who_read_nothing(
+    server: uvicorn.Server, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 60.0)
+    with contextlib.ExitStack() as opened:
+        readers = [opened.enter_context(connect(port, LARGELY)) for _ in range(3)]
+        server.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.2)
+        at_once = [opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in readers]
+        for client in at_once:
+            client.sendall(GET)
+        assert [serves(client) for client in at_once + readers] == [True] * 3 + [False] * 3
 
 
 @pytest.mark.usefixtures("three_connections")
