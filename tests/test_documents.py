@@ -70,7 +70,11 @@ def test_the_routes_are_those_of_the_app() -> None:
     from shim.settings import Settings
 
     routes = create_app(Settings()).routes
-    routed = {route.path for route in routes if isinstance(route, Route | Mount)}
+    routed = {
+        route.path if isinstance(route, Mount) else route.path_format
+        for route in routes
+        if isinstance(route, Route | Mount)
+    }
     assert len(routed) == len(routes)
     shown = {name.split(" ")[-1] for row in table(API, "## Routes") for cell in row for name in names(cell)}
     assert shown == routed

@@ -146,6 +146,7 @@ def test_a_models_name_may_have_a_slash(serve: Serve, png: bytes, name: str) -> 
     assert client.get(f"/v1/models/{name}").json() == listed
     deployed = f"/openai/deployments/{name}/images/edits"
     assert client.post(deployed, data=PROMPT, files={"image": png}).status_code == 503
+    assert 'route="/openai/deployments/{model}/images/edits",status="503"' in client.get("/metrics").text
     assert client.post(deployed, data=PROMPT).status_code == 400
 
 
