@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 import requests
@@ -89,11 +90,17 @@ def test_an_edit_that_was_refused_is_not_bound_to_who_refused_it() -> None:
             assert 503 not in tries[tries.index(200) :]
 
 
+def have_servers(proxy: Server, count: int) -> None:
+    """Waits until it has so many."""
+    health = f"{proxy.url}/healthz"
+    proxy.wait_for(lambda: requests.get(health, timeout=5).json().get("servers", 0) == count, seconds=10)
+
+
 def answers_by_name(proxy: Server, servers: Sequence[StandIn], edit_id: str) -> dict[str, int]:
     """Of a call for each slot that the balancer says it has, once it has the servers: a port, or a status."""
-    health = f"{proxy.url}/healthz"
-    proxy.wait_for(lambda: requests.get(health, timeout=5).json().get("servers") == len(servers), seconds=10)
-    names = [f"triton-{number}" for number in range(1, requests.get(health, timeout=5).json()["slots"] + 1)]
+    have_servers(proxy, len(servers))
+    slots = requests.get(f"{proxy.url}/healthz", timeout=5).json()["slots"]
+    names = [f"triton-{number}" for number in range(1, slots + 1)]
     answers = {name: post(proxy, edit_id, name) for name in names}
     return {name: int(answer.text) if answer.ok else answer.status_code for name, answer in answers.items()}
 
@@ -123,6 +130,35 @@ def test_a_call_for_every_slot_reaches_each_server_that_the_dns_names_once() -> 
         assert len(answers) == 32
         assert Counter(answers.values()) == {port: 3, 404: 29}
         assert [each.edits for each in servers] == [1, 1, 1]
+
+
+@dataclass(frozen=True)
+class Named:
+    """One that the balancer knows by a name of the DNS."""
+
+    supervisor_port: int
+
+    @property
+    def triton_http(self) -> str:
+        return f"triton:{self.supervisor_port}"
+
+
+def test_servers_of_a_container_that_was_made_again_are_found_at_its_new_address() -> None:
+    ports = free_ports(2)
+    with contextlib.ExitStack() as stack:
+        dns = stack.enter_context(contextlib.closing(Dns()))
+        dns.addresses = ["127.0.0.21"]
+        before = [stack.enter_context(contextlib.closing(StandIn(port, "127.0.0.21"))) for port in ports]
+        names = map(Named, ports)
+        proxy = stack.enter_context(balancer(*names, RESOLVE_AGAIN="1", RESOLVER=dns.at))
+        have_servers(proxy, 2)
+        for each in before:
+            each.close()
+        have_servers(proxy, 0)
+        after = [stack.enter_context(contextlib.closing(StandIn(port, "127.0.0.22"))) for port in ports]
+        dns.addresses = ["127.0.0.22"]
+        have_servers(proxy, 2)
+        assert set(servers_of(proxy, "a", "b").values()) == {each.server_port for each in after}
 
 
 def test_a_server_that_is_gone_unnoticed_costs_no_edit_anything() -> None:

@@ -19,9 +19,9 @@ class Upstream(Protocol):
     def supervisor_port(self) -> int: ...
 
 
-def balancer(*tritons: Upstream) -> contextlib.AbstractContextManager[Server]:
-    """In front of them; ready when entered."""
-    told: dict[str, str] = {}
+def balancer(*tritons: Upstream, **more: str) -> contextlib.AbstractContextManager[Server]:
+    """In front of them, with `more` in its environment; ready when entered."""
+    told = dict(more)
     for number, triton in enumerate(tritons, 1):
         told |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
     return _run(told)
