@@ -62,13 +62,13 @@ def _state(sums: defaultdict[str, float]) -> EngineState:
 
 
 class EngineWatch:
-    """One engine, looked at now and then. Times are seconds on the looker's monotonic clock."""
+    """One engine, looked at now and then. Times are seconds in which the looker ran."""
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
         self._step_seconds = 0.0  # the longest that was seen, averaged between two looks
         self._state: EngineState | None = None
-        self._moved_at = self._beat_at = 0.0
+        self._moved_at = self._beat_at = self._stepped_at = 0.0
 
     @property
     def unfinished(self) -> int:
@@ -83,7 +83,10 @@ class EngineWatch:
             self._beat_at = now
         if before is not None and state.forwards > before.forwards:
             seconds = (state.denoise_seconds - before.denoise_seconds) / (state.forwards - before.forwards)
-            self._step_seconds = max(self._step_seconds, seconds)
+            # The engine counts a pause of the whole machine into its step.
+            self._step_seconds = max(self._step_seconds, min(seconds, now - self._stepped_at))
+        if before is None or state.jobs == 0 or state.forwards != before.forwards:
+            self._stepped_at = now
 
     def stalled(self, now: float) -> str | None:
         """Why its server must be restarted."""

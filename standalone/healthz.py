@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class HealthServer(ThreadingHTTPServer):
 
     def __init__(self, address: str, port: int, problem: Callable[[], Problem | None]) -> None:
         self.problem = problem
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         super().__init__((address, port), Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="healthz", daemon=True)
         self._thread.start()

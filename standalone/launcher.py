@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from standalone.processes import PROJECT, Reaper, python_path, remove_shared_mem
 from standalone.restarts import Restarts
 from standalone.service import Service
 from standalone.settings import Settings, url_host
+from standalone.signals import on_end
 from standalone.supervisor import POLL_SECONDS, TRITON_STOP_SECONDS, Phase, Supervisor, configure_logging
 
 PROGRESS_SECONDS = 5.0
@@ -61,8 +61,7 @@ class Launcher:
         triton = tritonserver.find()
         tritonserver.config_name(self.settings, cuda.device_count())  # refuses a device map that cannot be
         model_dir = self.settings.model_dir or demo_checkpoint()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note_signal)
+        on_end(self._note_signal)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="qwen-image-edit-") as folder:
             plans = plan(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 
 import psutil
 
+from standalone.clock import Clock
 from standalone.engines import EngineWatch, parse
 from standalone.probe import Probe
 
@@ -35,6 +35,7 @@ class Observer:
         self._stall_seconds = stall_seconds
         self._watches: dict[str, EngineWatch] = {}
         self._lock = threading.Lock()
+        self._clock = Clock()
         self._probe = Probe(metrics_url, self._hear)
 
     def close(self) -> None:
@@ -53,12 +54,12 @@ class Observer:
         if (silence := self._probe.silence) > GONE_SECONDS:
             return f"it has not answered for {silence:.0f} s"
         with self._lock:
-            return next(filter(None, (watch.stalled(time.monotonic()) for watch in self._watches.values())), None)
+            return next(filter(None, (watch.stalled(self._clock.now()) for watch in self._watches.values())), None)
 
     def at_fault(self) -> set[str]:
         """Process ids of the workers that died, and names of the instances whose engine stands still."""
         with self._lock:
-            stalled = {name for name, watch in self._watches.items() if watch.stalled(time.monotonic())}
+            stalled = {name for name, watch in self._watches.items() if watch.stalled(self._clock.now())}
         return stalled | {str(pid) for pid in self._dead()}
 
     def problem(self) -> str | None:
@@ -70,7 +71,7 @@ class Observer:
         if (silence := self._probe.silence) > SILENT_SECONDS:
             return f"it has not answered for {silence:.0f} s"
         with self._lock:
-            return next(filter(None, (watch.late(time.monotonic()) for watch in self._watches.values())), None)
+            return next(filter(None, (watch.late(self._clock.now()) for watch in self._watches.values())), None)
 
     def _dead(self) -> list[int]:
         return [worker.pid for worker in self._workers if _status(worker) == psutil.STATUS_ZOMBIE]
@@ -80,7 +81,7 @@ class Observer:
         with self._lock:
             for instance, state in states.items():
                 watch = self._watches.setdefault(instance, EngineWatch(self._stall_seconds))
-                watch.observe(state, time.monotonic())
+                watch.observe(state, self._clock.now())
 
 
 def _status(process: psutil.Process) -> str:

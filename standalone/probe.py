@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
+
+from standalone.clock import Clock
 
 ASK_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
@@ -26,7 +27,8 @@ class Probe:
     def __init__(self, url: str, heard: Callable[[bytes], None] = nothing) -> None:
         self._url = url
         self._heard = heard
-        self._answered_at = time.monotonic()
+        self._clock = Clock()
+        self._answered_at = self._clock.now()
         self.answered = False  # at any time
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
@@ -38,8 +40,8 @@ class Probe:
 
     @property
     def silence(self) -> float:
-        """Seconds since the last answer, or the start."""
-        return time.monotonic() - self._answered_at
+        """Seconds since the last answer, or the start, without those in which we were paused."""
+        return self._clock.now() - self._answered_at
 
     def _run(self) -> None:
         while not self._ended.wait(ASK_SECONDS):
@@ -47,7 +49,7 @@ class Probe:
                 self._ask()
             except NO_ANSWER:
                 continue
-            self._answered_at, self.answered = time.monotonic(), True
+            self._answered_at, self.answered = self._clock.now(), True
 
     def _ask(self) -> None:
         try:

@@ -15,10 +15,11 @@ import signal
 import sys
 
 from standalone.processes import kill_group, remove_shared_memory
+from standalone.signals import ENDING
 
 
 def main(shm_prefix: str) -> None:
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for ignored in ENDING:
         signal.signal(ignored, signal.SIG_IGN)
     groups: set[int] = set()
     for line in sys.stdin:

@@ -194,5 +194,5 @@ class Settings:
 
 def url_host(address: str) -> str:
     """The host of a URL by which this machine reaches what listens on `address`."""
-    host = "127.0.0.1" if address in ("0.0.0.0", "::") else address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return f"[{host}]" if ":" in host else host

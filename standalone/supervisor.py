@@ -14,7 +14,6 @@ import enum
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from standalone.probe import NO_ANSWER
 from standalone.processes import Group, Reaper, ending, remove_shared_memory
 from standalone.restarts import Restarts
 from standalone.settings import Settings
+from standalone.signals import on_end
 
 log = logging.getLogger("image_edit_server")
 
@@ -203,8 +203,7 @@ def supervise(settings: Settings, flags: Sequence[str]) -> None:
     def note(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, note)
+    on_end(note)
     shm_prefix = f"qwen_image_edit_{os.getpid()}_"
     with contextlib.ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="qwen-image-edit-")))

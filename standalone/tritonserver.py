@@ -64,6 +64,9 @@ class TritonServer:
 
     def command(self, settings: Settings, config_name: str, shm_prefix: str, access: Access) -> list[str]:
         """The command line; no model can be loaded over the network."""
+        http_address = grpc_address = settings.triton_address
+        if ":" in settings.triton_address:  # of IPv6, which Triton's two servers write differently
+            http_address, grpc_address = f"ipv6:{settings.triton_address}", f"[{settings.triton_address}]"
         command = [
             str(self.binary),
             f"--model-repository={settings.model_repository}",
@@ -72,11 +75,11 @@ class TritonServer:
             "--strict-readiness=true",
             "--exit-on-error=false",  # a server that stays can be asked why the model did not load
             "--exit-timeout-secs=2",
-            f"--http-address={settings.triton_address}",
+            f"--http-address={http_address}",
             f"--http-port={settings.triton_http_port}",
-            f"--grpc-address={settings.triton_address}",
+            f"--grpc-address={grpc_address}",
             f"--grpc-port={settings.triton_grpc_port}",
-            f"--metrics-address={settings.triton_address}",
+            f"--metrics-address={http_address}",
             f"--metrics-port={settings.triton_metrics_port}",
             "--allow-metrics=true",
             # A prefix of our own makes it safe to remove what a killed server leaves in /dev/shm.

@@ -312,6 +312,7 @@ def test_the_balancer_knows_the_servers_of_eight_gpus(services: dict[str, Any]) 
         **{f"TRITON_{number}": f"triton:{each.triton_http_port}" for number, each in enumerate(apart, 1)},
         **{f"HEALTH_{number}": str(each.supervisor_port) for number, each in enumerate(apart, 1)},
     }
+    assert "RESOLVE_AGAIN" in environment
     assert services["haproxy"]["profiles"]
     (volume,) = services["haproxy"]["volumes"]
     assert volume["read_only"] is True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
 
@@ -23,11 +22,3 @@ class Readiness:
                 self.servers = await self._ask()
                 self._asked = time.monotonic()
             return self.servers > 0
-
-
-def servers_of(health: bytes) -> int:
-    """Of a balancer that counts them; who does not is one."""
-    try:
-        return max(1, int(json.loads(health)["servers"]))
-    except (ValueError, KeyError, TypeError):
-        return 1

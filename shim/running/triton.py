@@ -20,12 +20,11 @@ from shim.running.abilities import Abilities, abilities_of
 from shim.running.byte_gate import ByteGate
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
-from shim.running.readiness import servers_of
 from shim.running.segments import History, Outcome, Segment
+from shim.running.upstream import READY_SECONDS, Upstream
 
 MODEL = "qwen_image_edit"
 CONNECT_SECONDS = 5.0
-READY_SECONDS = 2.0
 DROP_SECONDS = 5.0
 CONNECTIONS = 1024  # to Triton, all requests together
 MESSAGE_CHARS = 500  # of a model's error that a client sees
@@ -34,6 +33,7 @@ MOST_LAYERS = 10  # of any model
 PREVIEW_SIDE = 1024  # pixels: the largest that the model makes
 
 EDIT_ID = "X-Edit-Id"  # by which a balancer keeps the segments of an edit together
+SERVER = "X-Triton"  # the name of the one server of a balancer's that a call is for
 ERROR_WORD = re.compile(
     r"(?:^|[^\w-])(invalid|unknown_pictures|queue_full|draining|failed|cancelled): *(.*)", re.DOTALL
 )
@@ -54,7 +54,6 @@ class Triton:
 
     def __init__(self, url: str, health_url: str, most_bytes: int) -> None:
         self._model_url = f"{url}/v2/models/{MODEL}"
-        self._health_url = health_url
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -64,8 +63,7 @@ class Triton:
         self._calls = itertools.count()
         self._in_flight = 0
         self._dropping: set[asyncio.Task[None]] = set()
-        # Of its own, so that the edits in flight never keep the question waiting.
-        self._health_session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_SECONDS))
+        self._upstream = Upstream(health_url)
 
     async def close(self) -> None:
         """Calls that were cancelled just now still tell the model."""
@@ -75,15 +73,10 @@ class Triton:
                     await asyncio.sleep(0.01)
         await asyncio.gather(*self._dropping)
         await self._session.close()
-        await self._health_session.close()
+        await self._upstream.close()
 
     async def servers(self) -> int:
-        """As the supervisor, or a balancer in front of several, says: Triton calls a dead worker's model ready."""
-        try:
-            async with self._health_session.get(self._health_url) as response:
-                return servers_of(await response.read()) if response.status == 200 else 0
-        except (aiohttp.ClientError, TimeoutError):
-            return 0
+        return await self._upstream.servers()
 
     async def about(self) -> Abilities | None:
         """What the model can, as it says itself; None where nobody says so: no Triton, or one of another release.
@@ -135,8 +128,10 @@ class Triton:
             await self._send_drop(call_id, edit_id)
         return response, content
 
-    async def _post(self, body: Body, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
+    async def _post(self, body: Body, edit_id: str, server: str = "") -> tuple[aiohttp.ClientResponse, bytes]:
         headers = {HEADER_LENGTH: str(len(body.header)), "Content-Length": str(body.length), EDIT_ID: edit_id}
+        if server:
+            headers[SERVER] = server
         async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
             return response, await response.read()
 
@@ -147,10 +142,12 @@ class Triton:
         dropping.add_done_callback(self._dropping.discard)
 
     async def _send_drop(self, call_id: str, edit_id: str) -> None:
+        """To all servers of a balancer, which knows who has an edit only once that one has answered a segment."""
         body = Body([byte_strings("cancel", call_id.encode())], "")
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        drops = [self._post(body, edit_id, server) for server in self._upstream.names or [""]]
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DROP_SECONDS):
-                await self._post(body, edit_id)
+                await asyncio.gather(*drops, return_exceptions=True)
 
 
 def wishes(segment: Segment) -> dict[str, str | int | bool]:

@@ -17,8 +17,8 @@ class StandIn(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, port: int = 0, address: str = "127.0.0.1") -> None:
+        super().__init__((address, port), Handler)
         self.health = 200
         self.script: list[str] = []  # what happens to the next health checks
         self.checks = 0

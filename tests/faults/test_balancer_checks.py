@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 import requests
 
 from tests.faults.stand_ins import StandIn, stand_ins
-from tests.kit.haproxy import balancer
-from tests.kit.servers import PROJECT, Server
+from tests.kit.cluster import Dns
+from tests.kit.haproxy import balancer, resolving_balancer
+from tests.kit.servers import PROJECT, Server, free_ports
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("haproxy")]
 
@@ -22,8 +25,9 @@ def haproxy(program: Callable[[str], str]) -> str:
     return program("haproxy")
 
 
-def post(proxy: Server, edit_id: str | None = None) -> requests.Response:
-    headers = {"x-edit-id": edit_id} if edit_id else {}
+def post(proxy: Server, edit_id: str | None = None, server: str | None = None) -> requests.Response:
+    named = {"x-edit-id": edit_id, "x-triton": server}
+    headers = {name: value for name, value in named.items() if value}
     return requests.post(f"{proxy.url}/v2/models/qwen_image_edit/infer", b"x", headers=headers, timeout=20)
 
 
@@ -71,7 +75,7 @@ def test_a_draining_server_keeps_its_edits_and_gets_no_new_ones_until_it_is_star
             become(proxy, 1, "UP")
             assert set(servers_of(proxy, "new-4", "new-5").values()) == {one.server_port}
             health = requests.get(f"{proxy.url}/healthz", timeout=5)
-            assert (health.status_code, health.json()) == (200, {"status": "ok", "servers": 1})
+            assert (health.status_code, health.json()) == (200, {"status": "ok", "servers": 1, "slots": 8})
         finally:
             restarted.close()
 
@@ -84,6 +88,77 @@ def test_an_edit_that_was_refused_is_not_bound_to_who_refused_it() -> None:
             tries = [post(proxy, f"edit-{number}").status_code for _ in range(4)]
             assert 200 in tries
             assert 503 not in tries[tries.index(200) :]
+
+
+def have_servers(proxy: Server, count: int) -> None:
+    """Waits until it has so many."""
+    health = f"{proxy.url}/healthz"
+    proxy.wait_for(lambda: requests.get(health, timeout=5).json().get("servers", 0) == count, seconds=10)
+
+
+def answers_by_name(proxy: Server, servers: Sequence[StandIn], edit_id: str) -> dict[str, int]:
+    """Of a call for each slot that the balancer says it has, once it has the servers: a port, or a status."""
+    have_servers(proxy, len(servers))
+    slots = requests.get(f"{proxy.url}/healthz", timeout=5).json()["slots"]
+    names = [f"triton-{number}" for number in range(1, slots + 1)]
+    answers = {name: post(proxy, edit_id, name) for name in names}
+    return {name: int(answer.text) if answer.ok else answer.status_code for name, answer in answers.items()}
+
+
+def test_a_call_that_names_a_server_goes_there_or_to_nobody_and_binds_its_edit_to_none() -> None:
+    with stand_ins(3) as (draining, gone, well), balancer(draining, gone, well) as proxy:
+        ports = {f"triton-{number}": each.server_port for number, each in enumerate((draining, gone, well), 1)}
+        nobody = {f"triton-{number}": 404 for number in range(4, 9)}
+        assert answers_by_name(proxy, (draining, gone, well), "a") == ports | nobody
+
+        draining.health = 404
+        become(proxy, 1, "stopping")
+        gone.close()
+        become(proxy, 2, "DOWN")
+        assert answers_by_name(proxy, (well,), "a") == ports | nobody | {"triton-2": 404}
+        assert post(proxy, "b", "triton-1").text == str(draining.server_port)
+        assert servers_of(proxy, "a", "b") == {"a": well.server_port, "b": well.server_port}
+
+
+def test_a_call_for_every_slot_reaches_each_server_that_the_dns_names_once() -> None:
+    with contextlib.ExitStack() as stack:
+        dns, (port,) = stack.enter_context(contextlib.closing(Dns())), free_ports(1)
+        dns.addresses = ["127.0.0.21", "127.0.0.22", "127.0.0.23"]
+        servers = [stack.enter_context(contextlib.closing(StandIn(port, address))) for address in dns.addresses]
+        proxy = stack.enter_context(resolving_balancer(dns.at, port))
+        answers = answers_by_name(proxy, servers, "a")
+        assert len(answers) == 32
+        assert Counter(answers.values()) == {port: 3, 404: 29}
+        assert [each.edits for each in servers] == [1, 1, 1]
+
+
+@dataclass(frozen=True)
+class Named:
+    """One that the balancer knows by a name of the DNS."""
+
+    supervisor_port: int
+
+    @property
+    def triton_http(self) -> str:
+        return f"triton:{self.supervisor_port}"
+
+
+def test_servers_of_a_container_that_was_made_again_are_found_at_its_new_address() -> None:
+    ports = free_ports(2)
+    with contextlib.ExitStack() as stack:
+        dns = stack.enter_context(contextlib.closing(Dns()))
+        dns.addresses = ["127.0.0.21"]
+        before = [stack.enter_context(contextlib.closing(StandIn(port, "127.0.0.21"))) for port in ports]
+        names = map(Named, ports)
+        proxy = stack.enter_context(balancer(*names, RESOLVE_AGAIN="1", RESOLVER=dns.at))
+        have_servers(proxy, 2)
+        for each in before:
+            each.close()
+        have_servers(proxy, 0)
+        after = [stack.enter_context(contextlib.closing(StandIn(port, "127.0.0.22"))) for port in ports]
+        dns.addresses = ["127.0.0.22"]
+        have_servers(proxy, 2)
+        assert set(servers_of(proxy, "a", "b").values()) == {each.server_port for each in after}
 
 
 def test_a_server_that_is_gone_unnoticed_costs_no_edit_anything() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from tests.kit.servers import PROJECT, Server, environment, free_ports, run
@@ -19,13 +19,24 @@ class Upstream(Protocol):
     def supervisor_port(self) -> int: ...
 
 
-@contextlib.contextmanager
-def balancer(*tritons: Upstream) -> Iterator[Server]:
-    """In front of them; ready when entered."""
-    (port,) = free_ports(1)
-    env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port))
+def balancer(*tritons: Upstream, **more: str) -> contextlib.AbstractContextManager[Server]:
+    """In front of them, with `more` in its environment; ready when entered."""
+    told = dict(more)
     for number, triton in enumerate(tritons, 1):
-        env |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
+        told |= {f"TRITON_{number}": triton.triton_http, f"HEALTH_{number}": str(triton.supervisor_port)}
+    return _run(told)
+
+
+def resolving_balancer(resolver: str, port: int) -> contextlib.AbstractContextManager[Server]:
+    """In front of those that a DNS names, who have edits and health on one port; ready when entered."""
+    at = {"TRITON_PORT": str(port), "HEALTH_PORT": str(port)}
+    return _run({"TRITON_HOST": "tritons.example", "RESOLVER": resolver, **at})
+
+
+@contextlib.contextmanager
+def _run(told: Mapping[str, str]) -> Iterator[Server]:
+    (port,) = free_ports(1)
+    env = environment(BALANCER_ADDRESS="127.0.0.1", BALANCER_PORT=str(port), **told)
     program = find_program("haproxy")
     assert program
     with run([program, "-db", "-f", str(PROJECT / "haproxy.cfg")], env, port) as proxy:

@@ -64,6 +64,15 @@ class HttpTriton(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    @property
+    def triton_http(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    @property
+    def supervisor_port(self) -> int:
+        """It answers health checks too."""
+        return self.server_port
+
     @contextlib.contextmanager
     def holding(self, size: int) -> Iterator[None]:
         with self.lock:

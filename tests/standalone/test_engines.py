@@ -35,7 +35,7 @@ qwen_edit_away{engine="one"} 2
 qwen_edit_heartbeat_timestamp_seconds{engine="one"} 1795000000.25
 nv_inference_count{model="qwen_image_edit",version="1"} 5
 """
-NOW = 1000.0  # the looker's monotonic clock
+NOW = 1000.0  # the looker's clock
 BEAT = 1795000000.0  # the engine's wall clock
 HOUR = 3600.0
 IDLE = EngineState(
@@ -113,6 +113,14 @@ def test_an_engine_is_given_twenty_of_its_own_steps() -> None:
     watch.observe(replace(BUSY, steps=4, forwards=2, denoise_seconds=20, heartbeat=BEAT + 20), NOW + 20)  # 10 s a step
     assert watch.stalled(NOW + 20 + 200) is None
     assert watch.stalled(NOW + 20 + 201) is not None
+
+
+def test_a_step_in_which_everything_was_paused_for_an_hour_is_no_long_one() -> None:
+    watch = EngineWatch(stall_seconds=60)
+    watch.observe(BUSY, NOW)
+    watch.observe(replace(BUSY, steps=2, forwards=1, denoise_seconds=HOUR, heartbeat=BEAT + HOUR), NOW + 2)
+    assert watch.stalled(NOW + 2 + 60) is None
+    assert watch.stalled(NOW + 2 + 61) is not None
 
 
 def test_an_idle_engine_whose_heart_stopped_is_stalled_and_late_long_before() -> None:
@@ -200,6 +208,16 @@ def test_an_observer_blames_nobody_for_a_wall_clock_that_steps(
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + step)
     assert (observer.fault(), observer.problem()) == (None, None)
+
+
+def test_an_observer_blames_nobody_for_a_pause_of_everything(
+    observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look after it comes before any question."""
+    wait_for(lambda: observer.unfinished == 1)
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + HOUR)
+    assert (observer.fault(), observer.problem(), observer.at_fault()) == (None, None, set())
 
 
 def test_an_observer_gets_over_what_is_no_answer_of_triton(observer: Observer) -> None:

@@ -107,6 +107,23 @@ def test_a_child_that_ends_or_hangs_is_started_again(
     tick_until(child, lambda: another_process_answers(port, first))
 
 
+def test_a_pause_of_everything_is_no_silence_of_a_child(
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`docker pause`, a snapshot of the machine: the first look after it comes before any question."""
+    monotonic, paused = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + paused)
+    (port,) = free_ports(1)
+    child = start(command(port, OK), port)
+    tick_until(child, lambda: answers_200(f"http://127.0.0.1:{port}/health"))
+    first = process_at(port)
+    first.suspend()  # so that no answer comes between the pause and the look
+    for _ in range(3):
+        paused += 3600.0
+        child.tick()
+    assert process_at(port).pid == first.pid
+
+
 def test_a_child_that_says_it_is_ill_is_alive(start: Callable[..., Service]) -> None:
     """HAProxy without a healthy Triton is one."""
     (port,) = free_ports(1)

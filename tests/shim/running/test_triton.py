@@ -8,7 +8,8 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,12 @@ from shim.reading.edit import edit_of
 from shim.reading.uploads import Part
 from shim.running import triton as calls
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
-from shim.running.readiness import servers_of
 from shim.running.segments import Outcome, Segment
 from shim.running.standing import Standing
 from shim.running.triton import PREVIEW_SIDE, Triton, body_of, model_error, outcome, refusal
+from shim.running.upstream import names_of, servers_of
 from shim.settings import Settings
+from tests.kit.haproxy import balancer
 from tests.kit.http_triton import FINISHED_OUTPUTS, HttpTriton, answered, http_triton
 
 FIELDS = {"image": "images", "num_inference_steps": "steps", "size": "size"}
@@ -183,6 +185,20 @@ def test_an_adapter_that_the_model_refuses_is_told_by_the_field_that_named_it() 
 )
 def test_a_balancer_may_count_its_servers(health: bytes, servers: int) -> None:
     assert servers_of(health) == servers
+
+
+@pytest.mark.parametrize(
+    ("health", "names"),
+    [
+        (b'{"servers": 3, "slots": 2}', ["triton-1", "triton-2"]),
+        (b'{"servers": 3}', []),
+        (b'{"slots": "x"}', []),
+        (b'{"slots": Infinity}', []),
+        (b"", []),
+    ],
+)
+def test_a_balancer_may_have_names_for_them(health: bytes, names: list[str]) -> None:
+    assert names_of(health) == names
 
 
 async def test_the_place_that_the_model_tells_is_kept_as_a_moment() -> None:
@@ -353,6 +369,33 @@ async def test_a_call_that_could_not_connect_in_time_was_not_taken(
     (fault,) = await asyncio.gather(triton.run(segment_of(PLAIN), "e"), return_exceptions=True)
     await triton.close()
     assert isinstance(fault, Unreached), fault
+
+
+async def test_an_edit_abandoned_in_its_first_segment_is_dropped_by_the_server_that_has_it(
+    program: Callable[[str], str],
+) -> None:
+    """Behind HAProxy, which knows who has an edit from the first segment's answer on."""
+    program("haproxy")
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(http_triton()) for _ in range(2)]
+        for each in servers:
+            each.seconds = 1.0
+        proxy = stack.enter_context(balancer(*servers))
+        triton = Triton(proxy.url, f"{proxy.url}/healthz", most_bytes=2**20)
+        async with asyncio.timeout(10):
+            while await triton.servers() < 2:
+                await asyncio.sleep(0.02)
+            edits = [asyncio.create_task(triton.run(segment_of(PLAIN), f"e{number}")) for number in range(6)]
+            while sum(len(each.calls) for each in servers) < len(edits):
+                await asyncio.sleep(0.02)
+        edits_of = [set(each.calls) for each in servers]
+        for edit in edits:
+            edit.cancel()
+        await asyncio.gather(*edits, return_exceptions=True)
+        await triton.close()
+    assert all(edits_of), "one server has them all"
+    drops = Counter(f"cancel {call}" for calls in edits_of for call in calls)
+    assert [Counter(each.calls) - Counter(own) for each, own in zip(servers, edits_of, strict=True)] == [drops, drops]
 
 
 @pytest.mark.parametrize("said", [None, (503, "nobody"), (500, "failed: x")], ids=str)
