@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from qwen_edit.clock import StepClock
 from qwen_edit.conditioning.texts import Prompts
 from qwen_edit.errors import BadRequest, Cancelled, Draining, Failed, QueueFull
 
@@ -284,6 +285,22 @@ def test_a_cancelled_edit_leaves_between_two_steps(engine: TestEngine, cat: byte
         answer.wait()
     assert len(batches) < 100
     assert engine.watch.edits == {"cancelled": 1}
+
+
+def test_the_last_step_of_a_cancelled_edit_is_told_though_none_follows(
+    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where the clock tells of a step when the next one is under way, it and its edit would stay."""
+    settled = threading.Event()
+    monkeypatch.setattr(StepClock, "settle", lambda clock: settled.set())
+    with engine_on(pipeline) as engine:
+        answer = engine.submit(edit(cat, num_inference_steps=100))
+        wait_until(lambda: len(engine.worker.batches) >= 3)
+        settled.clear()
+        answer.cancel = True
+        with pytest.raises(Cancelled):
+            answer.wait()
+        assert settled.wait(20)
 
 
 def test_a_waiting_edit_can_be_cancelled(pipeline: Any, cat: bytes) -> None:

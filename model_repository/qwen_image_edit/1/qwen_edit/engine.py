@@ -241,8 +241,10 @@ class Engine:
         batch = [job for job in batch if self._begun(job)]
         ended = [job for job in batch if job.at_stop]  # by steps that needed no forward
         due = [job for job in batch if not job.at_stop]
-        moved = self._clock.run(lambda: self._stepper.step(due)) if due else []
-        return ended + [job for job in moved if job.at_stop]
+        if not due:
+            self._clock.settle()  # what is under way may be the last step of an edit that nobody wants any more
+            return ended
+        return ended + [job for job in self._clock.run(lambda: self._stepper.step(due)) if job.at_stop]
 
     def _begun(self, job: Job) -> bool:
         """Makes what an encoded job needs for its first step; False where that failed and was answered."""

@@ -73,14 +73,17 @@ class Blame:
                 self._write(thread, names - {name})
 
     @contextlib.contextmanager
-    def at_work(self, *edit_ids: str, keep: bool = False) -> Iterator[None]:
-        """Around work for these edits. `keep`: it will be repeated, and the note stays until then."""
+    def at_work(self, *edit_ids: str, keep: bool = False) -> Iterator[bool]:
+        """Around work for these edits: whether it has to be done, and not only begun, before anything else is.
+
+        `keep`: it will be repeated, and the note stays until then.
+        """
         thread, exclusive = threading.get_ident(), bool(self._suspects)
         with self._one_at_a_time if exclusive else contextlib.nullcontext():
             with self._guard:
                 self._write(thread, frozenset(map(_name, edit_ids)))
             try:
-                yield
+                yield exclusive
             finally:
                 if exclusive or not keep:
                     with self._guard:

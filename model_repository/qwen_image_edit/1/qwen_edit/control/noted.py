@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from qwen_edit.conditioning.preparation import Prepared, Preparing
 from qwen_edit.control.blame import Blame
 from qwen_edit.forward.denoise import Denoising
@@ -45,17 +47,21 @@ class Noted:
         return self._worker.fitting(jobs)
 
     def encode(self, job: Job) -> Denoising:
-        with self._blame.at_work(job.request.edit_id):
-            return self._worker.encode(job)
+        with self._blame.at_work(job.request.edit_id) as alone:
+            state = self._worker.encode(job)
+            self._settle(alone)
+            return state
 
     def begin(self, job: Job) -> None:
-        with self._blame.at_work(job.request.edit_id, keep=True):  # until the step that follows
+        with self._blame.at_work(job.request.edit_id, keep=True) as alone:  # until the step that follows
             self._worker.begin(job)
+            self._settle(alone)
 
     def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
         """A note for every step would cost more than it tells: those of the same edits have one."""
-        with self._blame.at_work(*(job.request.edit_id for job in jobs), keep=True):
+        with self._blame.at_work(*(job.request.edit_id for job in jobs), keep=True) as alone:
             self._worker.step(jobs, rows_per_forward=rows_per_forward)
+            self._settle(alone)
 
     def decode(self, job: Job) -> Result:
         with self._blame.at_work(job.request.edit_id):
@@ -69,3 +75,10 @@ class Noted:
 
     def close(self) -> None:
         self._worker.close()
+
+    def _settle(self, alone: bool) -> None:
+        """A GPU has only been told what to do: let it die of that as long as the note says of whom."""
+        devices = self._worker.devices
+        for device in {devices.transformer, devices.text_encoder, devices.vae} if alone else ():
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
