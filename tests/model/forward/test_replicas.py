@@ -209,6 +209,14 @@ def test_one_that_always_fails_leaves_its_work_to_the_other(
     assert watched.rows == [6, 3]
 
 
+def test_one_that_is_always_short_of_memory_is_given_less(
+    watched: Watched, crowd: Sequence[EditRequest], on_one: list[npt.NDArray[Any]]
+) -> None:
+    watched.failing[1] = always(torch.OutOfMemoryError("full"))
+    assert difference(watched.engine.latents(crowd[0]), on_one[0]) <= BOUND
+    assert [which for which, *_ in watched.forwards].count(1) == 2, "from the second on one row at a time, by the first"
+
+
 def test_where_both_fail_the_edit_fails_and_the_next_one_does_not(
     watched: Watched, crowd: Sequence[EditRequest], on_one: list[npt.NDArray[Any]]
 ) -> None:

@@ -6,6 +6,7 @@ Each has a thread that launches its forwards, so that all devices work at the sa
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +26,7 @@ class Replicas:
         """Of pipelines that differ in their transformer and its device alone; velocities come to the first one's."""
         self._pipelines = pipelines
         self.others = pipelines[1:]
+        self._short: Counter[int] = Counter()  # of memory, by the number of the replica: forwards in a row
         self._home = pipelines[0].devices.transformer
         config = pipelines[0].parts.transformer.config
         self._width: int = config.num_attention_heads * config.attention_head_dim
@@ -37,7 +39,7 @@ class Replicas:
         """The transformer's for each row's output, (tokens, channels).
 
         Rows of one that failed are made once more, by another. What fails there too is raised, and at once what is an
-        error of a device.
+        error of a device, or a second shortage of memory in a row, so that whoever calls asks for less.
         """
         hands = deal([cost(len(row.tokens) + len(row.text), self._width) for row in rows], len(self._pipelines))
         dealt = {number: [rows[each] for each in hand] for number, hand in enumerate(hands) if hand}
@@ -47,10 +49,14 @@ class Replicas:
         for error in failed.values():
             if is_device_error(error):
                 raise error
+        short = [number for number, error in failed.items() if is_out_of_memory(error)]
+        self._short = Counter({number: self._short[number] + 1 for number in short})
         found: dict[int, torch.Tensor] = {}
         for number, its in dealt.items():
             result = made[number]
             if isinstance(result, Exception):
+                if self._short[number] > 1:
+                    raise result
                 result = self._made_elsewhere(number, failed, its)
             found.update(zip(hands[number], result, strict=True))
         return [found[each] for each in range(len(rows))]
