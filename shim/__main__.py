@@ -82,7 +82,7 @@ def main() -> int:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    config.app = TrustedProxies(app, config.forwarded_allow_ips)
+    config.app = TrustedProxies(app, settings.forwarded_allow_ips)
     DrainingServer(config, drain).run()
     return 0
 

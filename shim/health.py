@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from shim.context import State
 from shim.errors import ModelNotReady, error_response
 
-VERSION = "2.0.0"  # of everything in this repository: pyproject.toml reads it here
+VERSION = "2.1.0"  # of everything in this repository: pyproject.toml reads it here
 
 
 async def health(request: Request[State]) -> Response:

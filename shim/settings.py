@@ -183,6 +183,13 @@ class Settings:
         "Public host names by which the shim may be called where no `API_KEY` is set. IP addresses, names without a "
         "dot and those that end in .internal, .local, .localhost or .svc are always allowed, and so is `HOST`.",
     )
+    forwarded_allow_ips: str = setting(
+        "FORWARDED_ALLOW_IPS",
+        text,
+        "127.0.0.1,::1",
+        "Addresses and networks of proxies in front, commas between them, whose `X-Forwarded-For`, `-Proto` and "
+        "`-Host` are believed; `*`: all. Behind one that is not named all callers are one.",
+    )
     log_level: str = setting(
         "LOG_LEVEL",
         choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),

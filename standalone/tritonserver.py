@@ -128,7 +128,9 @@ def find() -> TritonServer:
     installed = shutil.which("tritonserver")
     if installed:
         return TritonServer(binary=Path(installed), backends=None, library_path=())
-    refuse_unsupported(platform.system(), platform.machine(), bool(sysconfig.get_config_var("Py_ENABLE_SHARED")))
+    shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
+    libpython = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")) if shared else None
+    refuse_unsupported(platform.system(), platform.machine(), libpython)
     if not UNPACKED.is_dir():
         _unpack()
     return TritonServer(
@@ -180,16 +182,23 @@ def _entries(path: str | None) -> list[str]:
     return [entry for entry in (path or "").split(os.pathsep) if entry]
 
 
-def refuse_unsupported(system: str, machine: str, shared_libpython: bool) -> None:
+def refuse_unsupported(system: str, machine: str, libpython: Path | None) -> None:
+    """`libpython`: the shared one of this Python; None where it was built without."""
     if (system, machine) != ("Linux", "x86_64"):
         raise LaunchError(
             f"no tritonserver on PATH, and the wheel that carries one runs on Linux x86-64 only, not on {system} "
             f"{machine}: use the Docker images, or install tritonserver"
         )
-    if not shared_libpython:
+    if libpython is None:
         raise LaunchError(
             f"{sys.executable} has no shared libpython, which Triton's Python backend loads: use a Python built with "
             "--enable-shared (Debian's and Ubuntu's python3 are; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared)"
+        )
+    if not libpython.exists():
+        package = libpython.name.partition(".so")[0]
+        raise LaunchError(
+            f"{libpython} is not there, which Triton's Python backend loads: on Debian and Ubuntu, "
+            f"apt install {package}"
         )
 
 

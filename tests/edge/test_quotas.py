@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
+import http.client
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.kit.in_process import wait_until
 from tests.kit.servers import PROJECT, Server, environment, free_ports, run
 
 DOCUMENT = (PROJECT / "docs" / "quotas.md").read_text()
@@ -57,7 +61,7 @@ def edge(upstream: Upstream, program: Callable[[str], str], tmp_path: Path) -> I
     (configuration,) = re.findall(r"```haproxy\n(.*?)```", DOCUMENT, re.DOTALL)
     (tmp_path / "edge.cfg").write_text(configuration)
     limits = tmp_path / "limits.map"
-    limits.write_text(f"{hashlib.sha256(b'Bearer large').hexdigest().upper()} 5\n")
+    limits.write_text(f"{hashlib.sha256(b'large').hexdigest().upper()} 5\n")
     (port,) = free_ports(1)
     env = environment(EDGE_ADDRESS=f"127.0.0.1:{port}", LIMITS=str(limits), SHIM=f"127.0.0.1:{upstream.server_port}")
     with run([program("haproxy"), "-db", "-f", str(tmp_path / "edge.cfg")], env, port) as server:
@@ -98,3 +102,38 @@ def test_a_key_has_as_many_edits_under_way_as_it_may_and_others_are_not_touched(
     for answer in (each for some in answers.values() for each in some if each.status_code == 429):
         assert answer.headers["retry-after"] == "5"
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+WAYS: list[tuple[str, dict[str, str]]] = [
+    (EDITS, {"authorization": "Bearer small"}),
+    (f"{EDITS}/", {"authorization": "bearer small"}),
+    ("//v1/images//edits", {"api-key": "small"}),
+    ("/v1/images/edit%73", {"authorization": f"Basic {base64.b64encode(b'anybody:small').decode()}"}),
+    ("/openai/deployments/a/images/generations", {"authorization": f"BASIC {base64.b64encode(b'b:small').decode()}"}),
+]
+
+
+def test_a_key_is_counted_however_it_and_the_path_are_written(edge: Server, upstream: Upstream) -> None:
+    def post(path: str, headers: dict[str, str]) -> int:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", edge.port, timeout=30)) as connection:
+            connection.request("POST", path, headers=headers)
+            return connection.getresponse().status
+
+    with ThreadPoolExecutor(len(WAYS)) as pool:
+        asked = [pool.submit(post, *way) for way in WAYS]
+        wait_until(lambda: sum(future.done() for future in asked) == len(WAYS) - 2)
+        upstream.go.set()
+        assert sorted(future.result() for future in asked) == [200, 200, 429, 429, 429]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer wrong", "api-key": "small"},
+        {"authorization": "Bearer  small"},
+        {"authorization": "Bearer \tsmall"},
+    ],
+    ids=str,
+)
+def test_what_could_be_read_as_another_key_is_refused(edge: Server, headers: dict[str, str]) -> None:
+    assert requests.post(f"{edge.url}{EDITS}", headers=headers, timeout=30).status_code == 400

@@ -224,13 +224,17 @@ def test_a_model_is_waited_for_until_it_is_ready(state: str, loaded: bool) -> No
 )
 def test_a_platform_that_the_wheel_does_not_know_is_refused(system: str, machine: str) -> None:
     with pytest.raises(LaunchError, match=rf"Linux x86-64 only, not on {system} {machine}: use the Docker images"):
-        refuse_unsupported(system, machine, shared_libpython=True)
+        refuse_unsupported(system, machine, Path("/libpython3.11.so.1.0"))
 
 
-def test_a_python_without_a_shared_libpython_is_refused() -> None:
+def test_a_python_without_a_shared_libpython_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"has no shared libpython.*: use a Python built with --enable-shared"):
-        refuse_unsupported("Linux", "x86_64", shared_libpython=False)
-    refuse_unsupported("Linux", "x86_64", shared_libpython=True)
+        refuse_unsupported("Linux", "x86_64", None)
+    library = tmp_path / "libpython3.12.so.1.0"
+    with pytest.raises(LaunchError, match=r"3.12.so.1.0 is not there, .* Ubuntu, apt install libpython3\.12$"):
+        refuse_unsupported("Linux", "x86_64", library)
+    library.touch()
+    refuse_unsupported("Linux", "x86_64", library)
 
 
 def test_a_python_version_without_a_stub_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -200,20 +200,21 @@ class Settings:
         "DEFAULT_STEPS",
         integer(2, 1000),
         None,
-        "Steps of an edit that names none. Empty: the checkpoint's `serving.json`, else 50 for Edit and 40 for Plus.",
+        "Steps of an edit that names none. Empty: those of `PRESET`, else of the checkpoint's `serving.json`, else 50 "
+        "for Edit and Layered, 40 for the others.",
     )
     default_true_cfg_scale: float | None = setting(
         "DEFAULT_TRUE_CFG_SCALE",
         number(0, 20),
         None,
-        "Guidance of an edit that names none. Empty: the checkpoint's `serving.json`, else 4.",
+        "Guidance of an edit that names none. Empty: `PRESET`'s, else `serving.json`'s, else 4, 1 for Qwen-Image-2.1.",
     )
     default_negative_prompt: str | None = setting(
         "DEFAULT_NEGATIVE_PROMPT",
         verbatim,
         None,
         "Negative prompt of an edit that has none. Empty: the checkpoint's `serving.json`, else one space, as the "
-        "model's authors use it.",
+        "model's authors use it, and none for Qwen-Image-2.1.",
     )
     reference_area: int | None = setting(
         "REFERENCE_AREA",

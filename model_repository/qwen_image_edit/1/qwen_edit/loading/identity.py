@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from qwen_edit.loading.checkpoint import Checkpoint
 from qwen_edit.settings import Settings
 
-VERSION = "2.0.0"  # of everything in this repository, whose shim/health.py says it too
+VERSION = "2.1.0"  # of everything in this repository, whose shim/health.py says it too
 
 
 def identity(settings: Settings, checkpoint: Checkpoint, device: str) -> dict[str, dict[str, str]]:
