@@ -34,11 +34,10 @@ class Stepper:
 
     def step(self, batch: list[Job]) -> list[Job]:
         """The jobs that were moved on; the others failed, or are left for the next step."""
-        if len(batch) == 1 and batch[0] in self._row_by_row:
-            return self._alone(batch)
+        row_by_row = len(batch) == 1 and batch[0] in self._row_by_row
         try:
             with self._device.shared():
-                self._worker.step(batch)
+                self._worker.step(batch, rows_per_forward=1 if row_by_row else None)
         except Exception as error:
             if is_device_error(error):
                 raise

@@ -1,0 +1,101 @@
+"""A step makes do with the memory there is, whatever takes it, and then tries for more again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+from qwen_edit.beside.shared_device import SharedDevice
+from qwen_edit.device_errors import is_out_of_memory
+from qwen_edit.job import Job
+from qwen_edit.stepping import Stepper
+from qwen_edit.worker import Worker
+
+from tests.kit.engines import edit
+from tests.kit.in_process import Answer, wait_until
+
+BUDGET = 100
+
+
+class Memory:
+    """A worker that is nothing but memory, for so many tokens in a forward."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.forwards: list[int] = []  # tokens of each that was tried
+        self.freed = 0
+        self.broken: Job | None = None  # whose step fails, whatever there is
+
+    def step(self, jobs: Sequence[Job], *, rows_per_forward: int | None = None) -> None:
+        rows = [tokens for job in jobs for tokens in job.row_tokens]
+        for start in range(0, len(rows), rows_per_forward or len(rows)):
+            tokens = sum(rows[start : start + (rows_per_forward or len(rows))])
+            fits = tokens <= self.room
+            self.forwards.append(tokens)
+            if not fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        if self.broken in jobs:
+            raise ValueError("of this edit")
+
+    def free_memory(self, *, encodings: bool) -> None:
+        self.freed += 1
+
+
+class Stepping:
+    """A stepper on a device that others may share."""
+
+    def __init__(self, room: int) -> None:
+        self.memory = Memory(room)
+        self.device = SharedDevice(lambda: None)
+        self.failed: list[tuple[Job, Exception]] = []
+        self.stepper = Stepper(
+            cast("Worker", self.memory), self.device, BUDGET, lambda job, error: self.failed.append((job, error))
+        )
+
+    def step(self, *jobs: Job) -> list[int]:
+        """Tokens of the forwards that were tried."""
+        self.memory.forwards.clear()
+        moved = self.stepper.step(list(jobs))
+        assert len(moved) + len(self.failed) == len(jobs)
+        return list(self.memory.forwards)
+
+
+_numbers: Iterator[int] = iter(range(10**9))
+
+
+def job(*row_tokens: int) -> Job:
+    return Job(edit(b""), Answer(), next(_numbers), expected=row_tokens)
+
+
+def test_an_edit_that_runs_row_by_row_is_tried_again_without_the_company_that_took_its_memory() -> None:
+    stepping = Stepping(room=40)
+    guided = job(40, 40)
+    assert stepping.step(guided) == [80, 40, 40]
+    inside = threading.Event()
+
+    def encode() -> None:
+        with stepping.device.shared():
+            stepping.memory.room = 20
+            stepping.memory.forwards.clear()
+            inside.set()
+            wait_until(lambda: stepping.memory.forwards != [])
+            stepping.memory.room = 40
+
+    encoding = threading.Thread(target=encode)
+    encoding.start()
+    assert inside.wait(20)
+    assert stepping.stepper.step([guided]) == [guided]
+    encoding.join(20)
+    assert stepping.failed == []
+    assert stepping.memory.forwards == [40, 40, 40], "row by row still"
+
+
+def test_an_edit_of_which_not_even_a_row_fits_fails_alone_and_once() -> None:
+    stepping = Stepping(room=40)
+    large = job(50, 50)
+    assert stepping.step(large) == [100, 50]
+    ((failed, error),) = stepping.failed
+    assert failed is large
+    assert is_out_of_memory(error)
