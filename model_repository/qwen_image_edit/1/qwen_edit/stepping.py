@@ -61,7 +61,7 @@ class Stepper:
             return self.step(batch)
 
     def _with_less(self, batch: list[Job]) -> list[Job]:
-        self.budget = max(1, batch_tokens(batch) // 2)
+        self.budget = max(1, min(self.budget, batch_tokens(batch) // 2))
         self._steps_since_shortage = 0
         log.warning("out of memory with %d edits in a step: at most %d tokens from here", len(batch), self.budget)
         self._worker.free_memory(encodings=False)
