@@ -123,3 +123,14 @@ def test_many_edits_too_large_for_any_budget_leave_that_of_the_others() -> None:
     for _ in range(8):
         stepping.step(job(300))
     assert stepping.stepper.budget == 60
+
+
+def test_an_edit_that_fails_of_itself_costs_nobody_what_is_kept() -> None:
+    stepping = Stepping(room=BUDGET)
+    whole, broken = job(10), job(10)
+    stepping.memory.broken = broken
+    assert stepping.step(whole, broken) == [20, 10, 10]
+    assert [failed for failed, _ in stepping.failed] == [broken]
+    assert stepping.memory.freed == 0
+    stepping.step(job(BUDGET + 1))
+    assert stepping.memory.freed == 2, "before the second try, and after it"

@@ -79,8 +79,10 @@ class Stepper:
                 self._worker.step([job], rows_per_forward=1 if job in self._row_by_row else None)
             return True
         except Exception as error:
+            short = is_out_of_memory(error)
             self._fail(job, error)
-        self._worker.free_memory(encodings=False)
+        if short:
+            self._worker.free_memory(encodings=False)
         return False
 
     def _regain_budget(self) -> None:
