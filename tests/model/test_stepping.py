@@ -11,7 +11,7 @@ import torch
 from qwen_edit.beside.shared_device import SharedDevice
 from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.job import Job
-from qwen_edit.stepping import Stepper
+from qwen_edit.stepping import RECOVERY_STEPS, Stepper
 from qwen_edit.worker import Worker
 
 from tests.kit.engines import edit
@@ -134,3 +134,23 @@ def test_an_edit_that_fails_of_itself_costs_nobody_what_is_kept() -> None:
     assert stepping.memory.freed == 0
     stepping.step(job(BUDGET + 1))
     assert stepping.memory.freed == 2, "before the second try, and after it"
+
+
+def test_that_two_rows_do_not_fit_together_is_found_out_once_for_all_segments_and_all_edits_as_large() -> None:
+    stepping = Stepping(room=60)
+    assert stepping.step(job(40, 40)) == [80, 40, 40]
+    budget = stepping.stepper.budget
+    assert stepping.step(job(40, 40)) == [40, 40], "the next segment is another job"
+    assert stepping.step(job(42, 41)) == [42, 41]
+    assert stepping.step(job(25, 25)) == [50], "a smaller one is tried"
+    assert stepping.stepper.budget == budget
+
+
+def test_after_many_steps_without_a_shortage_two_rows_are_tried_together_again() -> None:
+    stepping = Stepping(room=60)
+    stepping.step(job(40, 40))
+    stepping.memory.room = 80
+    guided = job(40, 40)
+    for _ in range(RECOVERY_STEPS):
+        assert stepping.step(guided) == [40, 40]
+    assert stepping.step(guided) == [80]
