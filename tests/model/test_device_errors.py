@@ -24,7 +24,12 @@ SHORTAGES = [
     torch.AcceleratorError("CUDA error: out of memory"),
     RuntimeError("Triton Error [CUDA]: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
 ]
+# Of a convolution without memory to work in, or of a cuDNN that can do none.
+NO_ENGINE = [RuntimeError(f"{way} was unable to find an engine to execute this computation") for way in ("GET", "FIND")]
 WORK = [("text_encoder.model", "forward"), ("vae", "encode"), ("transformer", "forward"), ("vae", "decode")]
 
 
@@ -64,7 +69,7 @@ def cat(photo: Callable[[str], bytes]) -> bytes:
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul(…)`"), False),
         (torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"), False),
         (torch.AcceleratorError("CUDA error: too many resources requested for launch"), False),
-        *[(error, False) for error in SHORTAGES],
+        *[(error, False) for error in [*SHORTAGES, *NO_ENGINE]],
         (torch.AcceleratorError("CUDA error: invalid configuration argument"), False),
         (torch.AcceleratorError("CUDA error: invalid argument"), False),
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
@@ -77,8 +82,11 @@ def test_a_device_error_is_told_from_an_edits_own(error: Exception, expected: bo
 
 
 def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
-    assert all(map(is_out_of_memory, SHORTAGES))
-    others = [torch.AcceleratorError(ILLEGAL), ValueError("CUDA error: out of memory"), RuntimeError("out of words")]
+    assert all(map(is_out_of_memory, [*SHORTAGES, *NO_ENGINE]))
+    others = [
+        torch.AcceleratorError(ILLEGAL), ValueError("CUDA error: out of memory"), RuntimeError("out of words"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED"), ValueError(str(NO_ENGINE[0])),
+    ]  # fmt: skip
     assert not any(map(is_out_of_memory, others))
 
 
@@ -138,13 +146,18 @@ def test_a_device_error_of_a_batch_is_not_tried_again(
     assert next(errors, None) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ValueError("of no known kind"), "the model failed on this edit"), (NO_ENGINE[0], "out of memory")],
+    ids=str,
+)
 def test_edits_that_fail_one_after_the_other_without_a_step_end_the_process(
-    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch
+    pipeline: Any, cat: bytes, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
-    monkeypatch.setattr(pipeline.transformer, "forward", raising(ValueError("of no known kind")))
+    monkeypatch.setattr(pipeline.transformer, "forward", raising(error))
     with engine_on(pipeline) as engine:
         for _ in range(FAILURES_IN_A_ROW - 1):
-            with pytest.raises(Failed, match="the model failed on this edit"):
+            with pytest.raises(Failed, match=told):
                 engine.submit(edit(cat)).wait()
         assert not engine.process_ended.is_set()
         last = engine.submit(edit(cat))
@@ -209,7 +222,7 @@ def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("part", "method", "guidance"), [*((*work, 1.0) for work in WORK), ("transformer", "forward", 4.0)]
 )
-@pytest.mark.parametrize("error", SHORTAGES[:2], ids=str)
+@pytest.mark.parametrize("error", [*SHORTAGES[:2], NO_ENGINE[0]], ids=str)
 def test_nothing_of_what_ran_out_of_memory_is_alive_when_memory_is_freed_and_it_is_tried_again(
     pipeline: Any,
     cat: bytes,

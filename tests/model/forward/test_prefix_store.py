@@ -6,7 +6,7 @@ import gc
 import weakref
 
 import torch
-from qwen_edit.forward.prefix_store import Prefix, PrefixStore
+from qwen_edit.forward.prefix_store import RECOVERY_STEPS, Prefix, PrefixStore
 
 BYTES = 400
 
@@ -81,4 +81,36 @@ def test_what_was_too_much_is_given_back_and_less_is_held_from_there() -> None:
     assert store.usage.recomputations == 1
     for _ in range(9):
         store.give_back()
+        store.begin(prefix("a"))
     assert store.max_bytes == 5 * BYTES
+
+
+def test_a_shortage_while_nothing_is_held_costs_no_room() -> None:
+    store = PrefixStore(10 * BYTES)
+    store.give_back()
+    assert store.max_bytes == 10 * BYTES
+    for name in "abcdefgh":
+        store.begin(prefix(name))
+    store.give_back()
+    store.give_back()
+    assert store.max_bytes == 7.2 * BYTES
+
+
+def test_after_many_steps_without_a_shortage_a_tenth_more_is_held_until_the_room_is_full() -> None:
+    store = PrefixStore(10 * BYTES)
+    for name in "abcdefgh":
+        store.begin(prefix(name))
+    store.give_back()
+
+    def room_after(steps: int) -> float:
+        for _ in range(steps):
+            store.next_step("a")
+            store.next_step("")  # nobody makes a step
+        return store.max_bytes / BYTES
+
+    assert room_after(RECOVERY_STEPS - 1) == 7.2
+    store.give_back()
+    assert room_after(RECOVERY_STEPS - 1) == 7.2, "counted from the last shortage"
+    assert room_after(1) == 8.2
+    assert room_after(RECOVERY_STEPS) == 9.2
+    assert room_after(2 * RECOVERY_STEPS) == 10

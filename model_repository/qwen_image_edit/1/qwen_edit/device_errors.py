@@ -21,7 +21,9 @@ STICKY = (
     r"|ECC error|nvlink|hardware (stack )?error|\bxid\b|unknown error|context is destroyed"
 )
 DEVICE_ERROR = re.compile(rf"({SOURCES}): .*({STICKY})", re.IGNORECASE)
-OUT_OF_MEMORY = re.compile(rf"({SOURCES}): .*(out of memory|ALLOC_FAILED)", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(rf"({SOURCES}): .*(out of memory|ALLOC(ATION)?_FAILED)", re.IGNORECASE)
+# PyTorch's last word on a convolution that no engine of cuDNN could do, be it that none got memory to work in.
+NO_ENGINE = re.compile("unable to find an engine to execute this computation")
 
 
 class DeviceError(Exception):
@@ -34,7 +36,12 @@ def is_device_error(error: Exception) -> bool:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Also of what libraries beside PyTorch allocate, whose errors have no class of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or _says(OUT_OF_MEMORY, error)
+    return isinstance(error, torch.OutOfMemoryError) or _says(OUT_OF_MEMORY, error) or _says(NO_ENGINE, error)
+
+
+def may_be_the_devices(error: Exception) -> bool:
+    """Whether the device is to blame where one edit after the other fails so."""
+    return not (isinstance(error, EditError) or is_out_of_memory(error)) or _says(NO_ENGINE, error)
 
 
 def failure(error: Exception, edit_id: str) -> EditError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from weakref import WeakSet
 
 from qwen_edit.beside.shared_device import SharedDevice
 from qwen_edit.device_errors import is_device_error, is_out_of_memory
@@ -14,7 +14,7 @@ from qwen_edit.worker import Worker
 
 log = logging.getLogger("image_edit_server")
 
-# After running out of memory the token budget is halved; it grows again after this many steps without.
+# After running out of memory less is tried; and more again after this many steps without.
 RECOVERY_STEPS = 500
 
 
@@ -30,15 +30,12 @@ class Stepper:
         self._device = device
         self._fail = fail
         self._steps_since_shortage = 0
-        self._row_by_row: WeakSet[Job] = WeakSet()  # guided jobs whose two rows do not fit into one forward
+        self._too_many = math.inf  # tokens of a job that did not fit into one forward: so large a one goes row by row
 
     def step(self, batch: list[Job]) -> list[Job]:
         """The jobs that were moved on; the others failed, or are left for the next step."""
-        if len(batch) == 1 and batch[0] in self._row_by_row:
-            return self._alone(batch)
         try:
-            with self._device.shared():
-                self._worker.step(batch)
+            self._move(batch)
         except Exception as error:
             if is_device_error(error):
                 raise
@@ -48,7 +45,7 @@ class Stepper:
                 log.exception("a step of %d edits failed; each is tried alone", len(batch))
                 again = self._alone
         else:
-            self._regain_budget()
+            self._regain()
             return batch
         return again(batch)  # not before: the error's traceback keeps all that the failed forward has allocated
 
@@ -62,12 +59,12 @@ class Stepper:
             return self.step(batch)
 
     def _with_less(self, batch: list[Job]) -> list[Job]:
-        self.budget = max(1, batch_tokens(batch) // 2)
+        self.budget = max(1, min(self.budget, batch_tokens(batch) // 2))
         self._steps_since_shortage = 0
         log.warning("out of memory with %d edits in a step: at most %d tokens from here", len(batch), self.budget)
         self._worker.free_memory(encodings=False)
         if len(batch) == 1:
-            self._row_by_row.update(batch)
+            self._too_many = min(self._too_many, batch_tokens(batch))
             return self._alone(batch)
         return self.step(next_batch(batch, self.budget, in_order))
 
@@ -76,16 +73,23 @@ class Stepper:
 
     def _moves_alone(self, job: Job) -> bool:
         try:
-            with self._device.shared():
-                self._worker.step([job], rows_per_forward=1 if job in self._row_by_row else None)
+            self._move([job])
             return True
         except Exception as error:
+            short = is_out_of_memory(error)
             self._fail(job, error)
-        self._worker.free_memory(encodings=False)
+        if short:
+            self._worker.free_memory(encodings=False)
         return False
 
-    def _regain_budget(self) -> None:
+    def _move(self, batch: list[Job]) -> None:
+        row_by_row = len(batch) == 1 and batch_tokens(batch) >= self._too_many
+        with self._device.shared():
+            self._worker.step(batch, rows_per_forward=1 if row_by_row else None)
+
+    def _regain(self) -> None:
         self._steps_since_shortage += 1
-        if self.budget < self._max_batch_tokens and self._steps_since_shortage >= RECOVERY_STEPS:
+        if self._steps_since_shortage >= RECOVERY_STEPS:
             self._steps_since_shortage = 0
             self.budget = min(self._max_batch_tokens, self.budget * 2)
+            self._too_many = math.inf

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from qwen_edit.control.blame import Blame, Unblamed
-from qwen_edit.device_errors import DeviceError, failure, is_device_error, is_out_of_memory
+from qwen_edit.device_errors import DeviceError, failure, is_device_error, may_be_the_devices
 from qwen_edit.errors import BadRequest, Cancelled, EditError, UnknownPictures
 from qwen_edit.job import Job, Result
 from qwen_edit.metrics.protocol import Metrics
@@ -47,7 +47,7 @@ class Answers:
         if is_device_error(error):
             raise error
         answer = failure(error, job.request.id)
-        if not (isinstance(error, EditError) or is_out_of_memory(error)):
+        if may_be_the_devices(error):
             with self._changed:
                 self._failures_in_a_row += 1
                 too_many = self._failures_in_a_row == FAILURES_IN_A_ROW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -81,11 +82,9 @@ class Denoiser:
         """Moves every job one computed step on, and those after it that need no forward; none is changed where this
         raises."""
         velocities = self._velocities(jobs, rows_per_forward)
-        for job, velocity in zip(jobs, velocities, strict=True):
-            advance(job, velocity)
-            if job.skipped:
-                job.velocity = velocity
-                skip(job)
+        moved = [moved_on(job, velocity) for job, velocity in zip(jobs, velocities, strict=True)]
+        for job, then in zip(jobs, moved, strict=True):
+            vars(job).update(vars(then))
 
     def _velocities(self, jobs: Sequence[Denoising], rows_per_forward: int | None) -> list[torch.Tensor]:
         """Guided velocity of each job, (tokens, channels) float32."""
@@ -116,6 +115,16 @@ class Denoiser:
             )
             for job, text in inputs
         ]
+
+
+def moved_on(job: Denoising, velocity: torch.Tensor) -> Denoising:
+    """The job after this step and those that then need no forward; itself it stays as it is."""
+    then = copy(job)
+    advance(then, velocity)
+    if then.skipped:
+        then.velocity = velocity
+        skip(then)
+    return then
 
 
 def advance(job: Denoising, velocity: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ import torch
 from qwen_edit.metrics.protocol import PrefixUsage
 
 REMEMBERED = 4096  # prefixes of which is known that they were made before
+RECOVERY_STEPS = 500  # without a shortage of memory, after which a tenth more is held again
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class PrefixStore:
         self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
         self._made_before: OrderedDict[int, None] = OrderedDict()
         self._bytes = self._hits = self._encodes = self._recomputations = 0
+        self._steps_since_shortage = 0
 
     @property
     def usage(self) -> PrefixUsage:
@@ -53,6 +55,8 @@ class PrefixStore:
 
     def next_step(self, keys: Collection[Hashable]) -> None:
         """These are about to be used: others are dropped before them."""
+        if keys:
+            self._regain_room()
         for key in list(self._kept):
             if key in keys:
                 self._kept.move_to_end(key)
@@ -60,10 +64,20 @@ class PrefixStore:
                 self._drop(key)
 
     def give_back(self) -> None:
-        """Drops all, and holds a tenth less from here: it was too much beside the rest. Half of its room is its own."""
-        self.max_bytes = max(self.room // 2, min(self.max_bytes, self._bytes * 9 // 10))
+        """Drops all, and holds a tenth less for a while: it was too much beside the rest.
+
+        Half of its room is its own.
+        """
+        if self._bytes:
+            self.max_bytes = max(self.room // 2, min(self.max_bytes, self._bytes * 9 // 10))
         self._kept.clear()
-        self._bytes = 0
+        self._bytes = self._steps_since_shortage = 0
+
+    def _regain_room(self) -> None:
+        self._steps_since_shortage += 1
+        if self._steps_since_shortage >= RECOVERY_STEPS:
+            self._steps_since_shortage = 0
+            self.max_bytes = min(self.room, self.max_bytes + self.room // 10)
 
     def _tensor(self, prefix: Prefix, needed: Collection[Hashable]) -> torch.Tensor:
         found = self._kept.get(prefix.key)
