@@ -18,6 +18,7 @@ from shim.log import logger, one_line
 from shim.reading.edit import Job
 from shim.running.abilities import Abilities, abilities_of
 from shim.running.byte_gate import ByteGate
+from shim.running.drops import DROP_SECONDS, Drops
 from shim.running.faults import Interrupted, TritonFault, UnknownPictures, Unreached
 from shim.running.kserve import HEADER_LENGTH, Body, Tensor, Tensors, byte_strings, error_message, numbers
 from shim.running.segments import History, Outcome, Segment
@@ -25,7 +26,6 @@ from shim.running.upstream import READY_SECONDS, Upstream
 
 MODEL = "qwen_image_edit"
 CONNECT_SECONDS = 5.0
-DROP_SECONDS = 5.0
 CONNECTIONS = 1024  # to Triton, all requests together
 MESSAGE_CHARS = 500  # of a model's error that a client sees
 FAULT_CHARS = 200  # of a fault's text that the log keeps
@@ -62,8 +62,8 @@ class Triton:
         self._gate = ByteGate(most_bytes)
         self._calls = itertools.count()
         self._in_flight = 0
-        self._dropping: set[asyncio.Task[None]] = set()
         self._upstream = Upstream(health_url)
+        self._drops = Drops(self._post, self._upstream)
 
     async def close(self) -> None:
         """Calls that were cancelled just now still tell the model."""
@@ -71,7 +71,7 @@ class Triton:
             async with asyncio.timeout(DROP_SECONDS):
                 while self._in_flight:
                     await asyncio.sleep(0.01)
-        await asyncio.gather(*self._dropping)
+        await self._drops.close()
         await self._session.close()
         await self._upstream.close()
 
@@ -105,9 +105,9 @@ class Triton:
             standing = segment.standing.parameters(time.monotonic(), continued=segment.continued)
             body.tell(standing | wishes(segment))
             try:
-                response, content = await self._answer(body, call_id, edit_id)
+                response, content = await self._answer(body, call_id, edit_id, segment)
             except asyncio.CancelledError:
-                self._drop(call_id, edit_id)
+                self._drops.begin(call_id, edit_id, segment)
                 raise
             finally:
                 self._in_flight -= 1
@@ -115,17 +115,19 @@ class Triton:
             raise refusal(response.status, content, segment.job)
         return await run_in_threadpool(outcome, content, response.headers, segment)
 
-    async def _answer(self, body: Body, call_id: str, edit_id: str) -> tuple[aiohttp.ClientResponse, bytes]:
+    async def _answer(
+        self, body: Body, call_id: str, edit_id: str, segment: Segment
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
         """Whatever it is; a call that broke off may still be worked on, and is dropped before it is sent again."""
         try:
             response, content = await self._post(body, edit_id)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Unreached(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            await self._send_drop(call_id, edit_id)
+            await self._drops.end(call_id, edit_id, segment)
             raise Interrupted(f"{type(error).__name__}: {error}") from error
         if response.status in CUT_OFF_STATUSES:
-            await self._send_drop(call_id, edit_id)
+            await self._drops.end(call_id, edit_id, segment)
         return response, content
 
     async def _post(self, body: Body, edit_id: str, server: str = "") -> tuple[aiohttp.ClientResponse, bytes]:
@@ -134,20 +136,6 @@ class Triton:
             headers[SERVER] = server
         async with self._session.post(f"{self._model_url}/infer", data=body.chunks(), headers=headers) as response:
             return response, await response.read()
-
-    def _drop(self, call_id: str, edit_id: str) -> None:
-        """Tells the model, which does not see that a plain HTTP call was given up; its place is free then."""
-        dropping = asyncio.create_task(self._send_drop(call_id, edit_id))
-        self._dropping.add(dropping)
-        dropping.add_done_callback(self._dropping.discard)
-
-    async def _send_drop(self, call_id: str, edit_id: str) -> None:
-        """To all servers of a balancer, which knows who has an edit only once that one has answered a segment."""
-        body = Body([byte_strings("cancel", call_id.encode())], "")
-        drops = [self._post(body, edit_id, server) for server in self._upstream.names or [""]]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DROP_SECONDS):
-                await asyncio.gather(*drops, return_exceptions=True)
 
 
 def wishes(segment: Segment) -> dict[str, str | int | bool]:

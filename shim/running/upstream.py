@@ -19,6 +19,10 @@ class Upstream:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_SECONDS))
         self.names: list[str] = []  # of a balancer's servers, some of which may not be there
 
+    def has_not(self, name: str) -> None:
+        """Until it is asked again."""
+        self.names = [each for each in self.names if each != name]
+
     async def close(self) -> None:
         await self._session.close()
 

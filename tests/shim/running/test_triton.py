@@ -364,7 +364,7 @@ async def test_a_call_that_could_not_connect_in_time_was_not_taken(
     silent_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(calls, "DROP_SECONDS", 0.2)
+    monkeypatch.setattr("shim.running.drops.DROP_SECONDS", 0.2)
     triton = Triton(silent_host, silent_host, 10**6)
     (fault,) = await asyncio.gather(triton.run(segment_of(PLAIN), "e"), return_exceptions=True)
     await triton.close()
