@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from qwen_edit.request import EditRequest
 from qwen_edit.worker import PipelineWorker
 
 from tests.kit import stock
-from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline
+from tests.kit.engines import TestEngine, difference, edit, engine_on, load_pipeline, together_after_the_first_step
 from tests.kit.in_process import Answer, wait_until
 
 BOUND = 1e-4  # of the latents' standard deviation; 2e-6 is what rounding makes
@@ -138,13 +137,10 @@ def test_each_edit_of_any_crowd_has_the_latents_of_diffusers(
     """A masked one those of its run alone, which test_masks.py compares with diffusers."""
     requests = [drawn_edit(photo, **drawn) for drawn in crowd]
     with engine_on(plus) as engine:
-        all_are_there = threading.Event()
-        engine.worker.before_step = lambda: all_are_there.wait(60)
-        answers = [engine.submit(request) for request in requests]
-        wait_until(lambda: engine.worker.prepared == len(requests), seconds=60)
-        all_are_there.set()
-        for answer in answers:
+        together_after_the_first_step(engine, len(requests))
+        for answer in [engine.submit(request) for request in requests]:
             answer.wait()
+        engine.worker.before_step = lambda: None
         assert max(map(len, engine.worker.batches)) >= len(requests) - 1, "the edits were meant to share forwards"
         for request in requests:
             ours = engine.final_latents.pop(request.id)
