@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwen_edit.conditioning.preparation import Preparing, Work
-from qwen_edit.errors import Cancelled, EditError, Failed
+from qwen_edit.errors import EditError, Failed
 from qwen_edit.job import Job, in_order
 from qwen_edit.scheduling.spent import Spent
 from qwen_edit.worker import Worker
@@ -41,7 +41,8 @@ class Turn:
 
 class Intake:
     """`done(job, None)` or `done(job, error)` is called from its threads for every job it was given, and
-    `picture_ended()` after each picture.
+    `picture_ended()` after each picture. A thread ends at the first error that is no job's own, which it hands to
+    `broken`.
 
     One thread begins every job, and ends those that have nothing to decode, whatever the others do meanwhile. One
     writes captions and one reads adapters, which take long, so that no picture waits for them. Callers for whom much
@@ -53,6 +54,7 @@ class Intake:
         worker: Worker,
         done: Callable[[Job, EditError | None], None],
         picture_ended: Callable[[], None],
+        broken: Callable[[Exception], None],
         *,
         decoding: int,
     ) -> None:
@@ -60,16 +62,17 @@ class Intake:
         self._worker = worker
         self._done = done
         self._picture_ended = picture_ended
+        self._broken = broken
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._turns: list[Turn] = []
         self._spent = Spent()
         self._closed = False
         self._changed = threading.Condition()  # guards the three
-        self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
+        self._beginning = self._thread("prepare", self._begin)
         self._others = [
-            *(threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(decoding)),
-            threading.Thread(target=self._do, args=(Work.CAPTION,), name="caption", daemon=True),
-            threading.Thread(target=self._do, args=(Work.ADAPTER,), name="adapter", daemon=True),
+            *(self._thread("decode", self._decode) for _ in range(decoding)),
+            self._thread("caption", lambda: self._do(Work.CAPTION)),
+            self._thread("adapter", lambda: self._do(Work.ADAPTER)),
         ]
         for thread in (self._beginning, *self._others):
             thread.start()
@@ -86,6 +89,15 @@ class Intake:
             self._changed.notify_all()
         for thread in self._others:
             thread.join()
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._broken(error)
+
+        return threading.Thread(target=guarded, name=name, daemon=True)
 
     def _begin(self) -> None:
         while (job := self._arrivals.get()) is not None:
@@ -109,10 +121,11 @@ class Intake:
         """Whoever awaits such work and is still wanted; None where there is no more to come."""
         while (turn := self._first(work)) is not None:
             turn.taken += 1
-            if not turn.job.unwanted:
+            error = turn.job.why_unwanted()
+            if error is None:
                 return turn
             turn.preparing.close()
-            self._done(turn.job, Cancelled())
+            self._done(turn.job, error)
         return None
 
     def _first(self, work: Work) -> Turn | None:
