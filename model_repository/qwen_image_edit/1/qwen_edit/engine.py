@@ -136,8 +136,7 @@ class Engine:
                 self._drop_unwanted()
                 ready = self._ready()  # first: what is handed over now holds up nobody who is encoded
                 self._have_encoded()
-                for job in self._step(ready):
-                    self._have_decoded(job)
+                self._have_decoded(self._step(ready))  # a loop here would keep its last job until there is another
             except Exception as error:
                 if is_device_error(error):
                     self._end_unanswered(error)
@@ -275,10 +274,11 @@ class Engine:
             self._metrics.step(len(advanced), rows)
             self._metrics.seconds("denoise", elapsed)
 
-    def _have_decoded(self, job: Job) -> None:
-        self._clock.settle()
-        job.phase = Phase.DECODING
-        self._coder.add(job)
+    def _have_decoded(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._clock.settle()
+            job.phase = Phase.DECODING
+            self._coder.add(job)
 
     def _on_encoded(self, job: Job, state: Denoising) -> None:
         """Called on the coder's thread, as the next."""

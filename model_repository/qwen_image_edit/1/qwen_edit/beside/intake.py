@@ -102,6 +102,7 @@ class Intake:
     def _begin(self) -> None:
         while (job := self._arrivals.get()) is not None:
             self._advance(Turn(job, self._preparing(job)))
+            del job  # else it would be kept, with its pictures, until there is another
 
     def _preparing(self, job: Job) -> Preparing:
         prepared = yield from self._worker.prepare(job.request, lambda: job.unwanted)
@@ -111,11 +112,13 @@ class Intake:
     def _decode(self) -> None:
         while (turn := self._next(Work.PICTURE)) is not None:
             self._advance(turn)
+            del turn  # else it would be kept, with its job, until there is another
             self._picture_ended()
 
     def _do(self, work: Work) -> None:
         while (turn := self._next(work)) is not None:
             self._advance(turn)
+            del turn
 
     def _next(self, work: Work) -> Turn | None:
         """Whoever awaits such work and is still wanted; None where there is no more to come."""
@@ -126,6 +129,7 @@ class Intake:
                 return turn
             turn.preparing.close()
             self._done(turn.job, error)
+            del turn
         return None
 
     def _first(self, work: Work) -> Turn | None:
