@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from qwen_edit.beside.intake import Intake
+from qwen_edit.beside.shared_device import SharedDevice
 from qwen_edit.conditioning.preparation import Prepared, Preparing, Work
 from qwen_edit.conditioning.texts import Prompt
 from qwen_edit.errors import EditError, Failed
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.job import Job
+from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.scheduling import spent
 from qwen_edit.worker import Worker
@@ -33,6 +36,8 @@ DECODING = 2  # pictures at a time
 class SlowPictures:
     """A worker whose pictures are decoded when a permit is given, but for those of the edit "held"."""
 
+    devices: Devices = field(default_factory=lambda: Devices.all(torch.device("cpu")))
+    takes_turns: bool = False
     permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     captions: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     release: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -113,7 +118,8 @@ def _line(decoding: int) -> Iterator[Line]:
     def breaks(error: Exception) -> None:
         broken.append(str(error))
 
-    intake = Intake(cast("Worker", worker), end, lambda: pictures.append("decoded"), breaks, decoding=decoding)
+    device, decoded = SharedDevice(lambda: None), lambda: pictures.append("decoded")
+    intake = Intake(cast("Worker", worker), device, end, decoded, breaks, lambda: None, decoding=decoding)
     line = Line(intake, worker, ended, pictures, done, broken)
     for name in ("held", "first")[:decoding]:
         line.submit(name, 1, arrival=0)

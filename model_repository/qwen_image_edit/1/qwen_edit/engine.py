@@ -77,7 +77,10 @@ class Engine:
         self.draining = False
         self._closed = False
         self._coder = Coder(worker, self._device, self._pace, self._answers, self._on_encoded, self._on_broken)
-        self._intake = Intake(worker, self._on_prepared, metrics.picture, self._on_broken, decoding=at_once())
+        self._intake = Intake(
+            worker, self._device, self._on_prepared, metrics.picture, self._on_broken,
+            alive=lambda: metrics.heartbeat(time.time()), decoding=at_once(),
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
