@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from qwen_edit import request, settings
+from qwen_edit import hints, request, settings
 from qwen_edit.conditioning import texts
 from qwen_edit.families import asked, family, quality
 from qwen_edit.forward import lora_asked
@@ -20,6 +20,7 @@ from shim.reading import fields
 from shim.reading.kinds import Quality, Steps
 from shim.reading.pictures import FORMATS
 from shim.settings import Settings
+from shim.settings_grammar import SettingsError
 from tests.kit.servers import PROJECT
 
 MODEL = settings.Settings.from_environment({}).limits
@@ -65,6 +66,13 @@ def test_the_fewest_steps_that_the_shim_passes_on_are_the_models() -> None:
 def test_the_words_for_quality_that_the_shim_passes_on_are_the_models() -> None:
     assert isinstance(fields.QUALITY.kind, Quality)
     assert fields.QUALITY.kind.allowed == (settings.AUTO, *quality.QUALITIES)
+
+
+def test_the_most_outputs_that_the_shim_may_be_set_to_are_the_siblings_that_the_model_takes() -> None:
+    name, most = "MAX_OUTPUTS_PER_REQUEST", hints.MAX_SIBLINGS
+    assert Settings.from_environment({name: f"{most}"}).max_outputs_per_request == most
+    with pytest.raises(SettingsError):
+        Settings.from_environment({name: f"{most + 1}"})
 
 
 def test_a_request_id_that_the_shim_takes_is_one_that_the_model_logs_whole() -> None:

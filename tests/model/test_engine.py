@@ -129,7 +129,7 @@ def test_in_a_batch_of_eight_a_poisoned_and_a_raising_edit_fail_alone(pipeline: 
             else:
                 answer.wait()
                 assert difference(engine.final_latents[request.id], solo[request.id]) <= BOUND
-        assert engine.watch.edits == {"finished": 7, "failed": 2}
+        wait_until(lambda: engine.watch.edits == {"finished": 7, "failed": 2})
         assert max(jobs for jobs, _ in engine.watch.batches) >= 6
 
 
@@ -334,7 +334,7 @@ def test_a_call_that_is_sent_again_takes_the_place_of_its_predecessor(pipeline: 
         with pytest.raises(Cancelled):
             first.wait()
         second.wait()
-        assert engine.watch.edits == {"cancelled": 1, "refused": 1, "finished": 1}
+        wait_until(lambda: engine.watch.edits == {"cancelled": 1, "refused": 1, "finished": 1})
         assert engine.worker.batches == [["a.1"], *[["a.2"]] * 8]
 
 

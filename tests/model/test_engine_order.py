@@ -92,7 +92,7 @@ def test_who_would_end_too_late_is_refused_and_told_when_to_come(engine: TestEng
         engine.submit(edit(cat, num_inference_steps=30, order=now + 1000, deadline=now + 1.2))
     for answer in taken:
         answer.wait()
-    assert engine.watch.edits == {"finished": 3, "refused": 1}
+    wait_until(lambda: engine.watch.edits == {"finished": 3, "refused": 1})
     assert len(engine.worker.batches) == 120
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_end_in_time_any_more_is_answered_without_a_step(engine: Tes
     engine.worker.before_step = lambda: None
     first.wait()
     assert not [batch for batch in engine.worker.batches if doomed.id in batch]
-    assert engine.watch.edits == {"finished": 2, "cancelled": 1}
+    wait_until(lambda: engine.watch.edits == {"finished": 2, "cancelled": 1})
 
 
 def test_who_is_alone_is_tried_whatever_is_foreseen(engine: TestEngine, cat: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from qwen_edit.job import Job, Phase
 
 from tests.kit.engines import edit, engine_on, load_pipeline
-from tests.kit.in_process import Answer, prepared
+from tests.kit.in_process import Answer, prepared, wait_until
 
 
 def test_a_job_that_runs_holds_its_pictures_no_more(
@@ -25,3 +26,14 @@ def test_a_job_that_runs_holds_its_pictures_no_more(
         assert (job.phase, job.prepared.references, job.request.images) == (Phase.ENCODED, (), ())
         worker.step([job])
         assert (job.steps_left, job.finished) == (3, False)
+
+
+def test_a_job_that_was_answered_is_kept_by_no_thread_that_waits_for_another(
+    checkpoint: Callable[[str], Path], photo: Callable[[str], bytes]
+) -> None:
+    jobs: list[weakref.ref[Job]] = []
+    with engine_on(load_pipeline(checkpoint("plus"))) as engine:
+        engine.worker.before_encoding = lambda job: jobs.append(weakref.ref(job))
+        for _ in range(4):
+            engine.submit(edit(photo("cat"))).wait()
+        wait_until(lambda: [job() for job in jobs] == [None] * 4)

@@ -114,7 +114,7 @@ def test_an_edit_is_counted_by_triton_and_the_shim(alone: Server, photo: Photo) 
     waited = [alone.metric(name) for name in waits]
     assert post(alone, photo("cat"), n=2, steps=3).status_code == 200
     assert [alone.metric(name) for name in waits] == [count + 2 for count in waited]
-    assert alone.metric("qwen_edit_edits_total", outcome="finished") == finished + 2
+    alone.wait_for(lambda: alone.metric("qwen_edit_edits_total", outcome="finished") == finished + 2)
     assert alone.metric("qwen_edit_steps_total") == steps + 6
     after = shim_samples(alone)
     grown = {name: after[name] - before.get(name, 0.0) for name in after}

@@ -132,7 +132,7 @@ def test_an_edit_that_is_cancelled_before_its_turn_is_neither_encoded_nor_decode
         held.release.set()
         answers[1].wait()
         assert "second" not in held.seen
-        assert engine.watch.edits == {"finished": 2, "cancelled": 1}
+        wait_until(lambda: engine.watch.edits == {"finished": 2, "cancelled": 1})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +159,7 @@ def test_an_edit_that_fails_while_it_is_encoded_costs_a_running_one_nothing(engi
     with pytest.raises(Failed):
         engine.submit(edit(cat, id="bad")).wait()
     running.wait()
-    assert engine.watch.edits == {"finished": 1, "failed": 1}
+    wait_until(lambda: engine.watch.edits == {"finished": 1, "failed": 1})
 
 
 def test_a_bug_outside_of_any_edit_ends_the_process_instead_of_leaving_it_without_a_thread_that_encodes(

@@ -9,21 +9,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+import torch
 from qwen_edit.beside.intake import Intake
+from qwen_edit.beside.shared_device import SharedDevice
 from qwen_edit.conditioning.preparation import Prepared, Preparing, Work
 from qwen_edit.conditioning.texts import Prompt
-from qwen_edit.errors import EditError
+from qwen_edit.errors import EditError, Failed
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.job import Job
+from qwen_edit.pipeline import Devices
 from qwen_edit.request import EditRequest
 from qwen_edit.scheduling import spent
 from qwen_edit.worker import Worker
 
 from tests.kit.engines import edit, engine_on, load_pipeline
-from tests.kit.in_process import Answer
+from tests.kit.in_process import Answer, Watch, wait_until
 
 SECONDS = 30
 DECODING = 2  # pictures at a time
@@ -33,6 +36,8 @@ DECODING = 2  # pictures at a time
 class SlowPictures:
     """A worker whose pictures are decoded when a permit is given, but for those of the edit "held"."""
 
+    devices: Devices = field(default_factory=lambda: Devices.all(torch.device("cpu")))
+    takes_turns: bool = False
     permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     captions: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     release: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -62,6 +67,7 @@ class Line:
     ended: list[str]
     pictures: list[str]
     done: threading.Semaphore
+    broken: list[str]
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def submit(
@@ -103,13 +109,18 @@ def _line(decoding: int) -> Iterator[Line]:
     worker, done = SlowPictures(), threading.Semaphore(0)
     ended: list[str] = []
     pictures: list[str] = []
+    broken: list[str] = []
 
     def end(job: Job, error: EditError | None) -> None:
         ended.append(job.request.id)
         done.release()
 
-    intake = Intake(cast("Worker", worker), end, lambda: pictures.append("decoded"), decoding=decoding)
-    line = Line(intake, worker, ended, pictures, done)
+    def breaks(error: Exception) -> None:
+        broken.append(str(error))
+
+    device, decoded = SharedDevice(lambda: None), lambda: pictures.append("decoded")
+    intake = Intake(cast("Worker", worker), device, end, decoded, breaks, lambda: None, decoding=decoding)
+    line = Line(intake, worker, ended, pictures, done, broken)
     for name in ("held", "first")[:decoding]:
         line.submit(name, 1, arrival=0)
     line.wait_for(decoding, worker.at_work)
@@ -209,12 +220,66 @@ def test_pictures_of_a_cancelled_edit_are_not_decoded(line: Line) -> None:
     assert line.ended == ["first", "cancelled", "other"]
 
 
+class Unasked(Answer):
+    """The reply of an edit whose client a thread cannot ask about."""
+
+    thread = ""
+
+    def cancelled(self) -> bool:
+        if threading.current_thread().name == self.thread:
+            raise RuntimeError("Failed to increase the shared memory pool")
+        return False
+
+
+class FromDecoding(Unasked):
+    thread = "decode"
+
+
+class FromSteps(Unasked):
+    thread = "engine"
+
+
+@pytest.fixture(scope="module")
+def pipeline(checkpoint: Callable[[str], Path]) -> Any:
+    return load_pipeline(checkpoint("plus"))
+
+
+@pytest.mark.parametrize("kind", [FromDecoding, FromSteps])
+def test_an_edit_whose_client_cannot_be_asked_about_fails_alone(
+    pipeline: Any, photo: Callable[[str], bytes], kind: type[Unasked]
+) -> None:
+    with engine_on(pipeline) as engine:
+        going = threading.Event()
+        engine.worker.before_step = lambda: going.wait(0.1)
+        other = engine.submit(edit(photo("cat"), num_inference_steps=50))
+        wait_until(lambda: engine.worker.batches != [])
+        for _ in range(3):  # more than there are threads that decode
+            answer = kind()
+            engine.engine.submit(edit(photo("coffee"), num_inference_steps=50), answer)
+            with pytest.raises(Failed, match="the engine failed"):
+                answer.wait()
+        going.set()
+        other.wait()
+        engine.submit(edit(photo("rocket"))).wait()
+
+
+def test_a_bug_outside_of_any_edit_ends_the_process_instead_of_leaving_it_without_a_thread_that_decodes(
+    pipeline: Any, photo: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(watch: Watch) -> None:
+        raise ValueError("of no edit")
+
+    monkeypatch.setattr(Watch, "picture", fail)
+    with engine_on(pipeline) as engine:
+        engine.submit(edit(photo("cat"), num_inference_steps=1000))
+        assert engine.process_ended.wait(20)
+
+
 @pytest.mark.parametrize(("cores", "decoding"), [(2, 1), (8, 2)])
 def test_an_engine_leaves_a_core_to_its_steps(
-    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, cores: int, decoding: int
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch, cores: int, decoding: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    pipeline = load_pipeline(checkpoint("plus"))
     before = decoding_threads()
     with engine_on(pipeline):
         assert len(decoding_threads() - before) == decoding

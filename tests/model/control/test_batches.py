@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from qwen_edit.control.batches import Batch, of_row, parse_rows, stacked
 from qwen_edit.errors import BadRequest, EditError, Failed, QueueFull
+from qwen_edit.job import Outcome
 from qwen_edit.request import Defaults, EditRequest
 from qwen_edit.settings import Limits
 
@@ -77,6 +78,24 @@ def test_the_first_error_answers_the_request_and_no_row_is_wanted_any_more() -> 
     assert first.cancelled()
     first.error(Failed("another"))
     assert whole.told == ["failed: row 2 of 2: the model failed"]
+
+
+@pytest.mark.parametrize("kind", ["outcomes", "error"])
+def test_a_request_whose_answer_could_not_be_sent_can_be_told_an_error(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(answer: object) -> None:
+        raise MemoryError
+
+    whole, told = Whole(), cast("Outcome", "told")
+    first, second = Batch(whole, 2).rows()
+    first.outcome(told)
+    with monkeypatch.context() as broken:
+        broken.setattr(whole, kind, fail)
+        with pytest.raises(MemoryError):
+            second.outcome(told) if kind == "outcomes" else second.error(Failed("the model failed"))
+    second.error(Failed("the answer could not be sent"))
+    assert whole.told == ["failed: row 2 of 2: the answer could not be sent"]
 
 
 def test_a_cancelled_request_has_no_row_that_is_wanted() -> None:

@@ -73,11 +73,14 @@ class Engine:
         self._prepared: list[Job] = []  # those that may be scheduled; the engine thread's own
         self._arrivals: list[Job] = []  # prepared ones on their way there
         self._ask_everybody_at = 0.0
-        self._broken: Exception | None = None  # the device's, met by the coder
+        self._broken: Exception | None = None  # the device's, met by another thread
         self.draining = False
         self._closed = False
         self._coder = Coder(worker, self._device, self._pace, self._answers, self._on_encoded, self._on_broken)
-        self._intake = Intake(worker, self._on_prepared, metrics.picture, decoding=at_once())
+        self._intake = Intake(
+            worker, self._device, self._on_prepared, metrics.picture, self._on_broken,
+            alive=lambda: metrics.heartbeat(time.time()), decoding=at_once(),
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -136,8 +139,7 @@ class Engine:
                 self._drop_unwanted()
                 ready = self._ready()  # first: what is handed over now holds up nobody who is encoded
                 self._have_encoded()
-                for job in self._step(ready):
-                    self._have_decoded(job)
+                self._have_decoded(self._step(ready))  # a loop here would keep its last job until there is another
             except Exception as error:
                 if is_device_error(error):
                     self._end_unanswered(error)
@@ -205,8 +207,9 @@ class Engine:
         if everybody:
             self._ask_everybody_at = time.monotonic() + CANCELLATION_SECONDS
         for job in self._prepared:
-            if (everybody or job.phase is Phase.RUNNING) and job.unwanted:
-                self._drop(job, Cancelled())
+            asked = everybody or job.phase is Phase.RUNNING
+            if asked and (error := job.why_unwanted()) is not None:
+                self._drop(job, error)
             elif job.phase is not Phase.DECODING and self._line.too_late(job, time.monotonic()):
                 self._drop(job, Cancelled(OUT_OF_TIME))
 
@@ -276,10 +279,11 @@ class Engine:
             self._metrics.step(len(advanced), rows)
             self._metrics.seconds("denoise", elapsed)
 
-    def _have_decoded(self, job: Job) -> None:
-        self._clock.settle()
-        job.phase = Phase.DECODING
-        self._coder.add(job)
+    def _have_decoded(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._clock.settle()
+            job.phase = Phase.DECODING
+            self._coder.add(job)
 
     def _on_encoded(self, job: Job, state: Denoising) -> None:
         """Called on the coder's thread, as the next."""
@@ -288,7 +292,8 @@ class Engine:
             self._changed.notify_all()
 
     def _on_broken(self, error: Exception) -> None:
-        """Called on the coder's thread, which ends: nothing is encoded or decoded any more, whatever it was."""
+        """Called on a thread of the coder's or the intake's, which ends: what it did is not done any more."""
+        name = threading.current_thread().name
         with self._changed:
-            self._broken = error if is_device_error(error) else DeviceError(f"no more encoding: {error!r}")
+            self._broken = error if is_device_error(error) else DeviceError(f"the thread {name!r} ended: {error!r}")
             self._changed.notify_all()

@@ -20,7 +20,7 @@ from qwen_edit.settings import AUTO, STEP_CACHES
 MAX_SECONDS = 3600.0  # an edit counts as no older, and a caller as waiting no longer
 MAX_ORDER_SECONDS = 86_400.0
 MAX_CALLER = 64  # characters
-MAX_SIBLINGS = 1000
+MAX_SIBLINGS = 160  # the shim's own limit of outputs
 PICTURES = re.compile(r"[0-9a-f]{64}(,[0-9a-f]{64}){0,15}")
 
 

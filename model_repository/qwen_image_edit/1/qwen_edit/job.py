@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen_edit.conditioning.preparation import Prepared
-from qwen_edit.errors import EditError
+from qwen_edit.errors import Cancelled, EditError, Failed
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry
 from qwen_edit.forward.denoise import Denoising
@@ -20,6 +21,8 @@ from qwen_edit.forward.lora_store import identity_of
 from qwen_edit.forward.skipping import plan_at
 from qwen_edit.pictures.decoding import Layers, Picture
 from qwen_edit.request import EditRequest
+
+log = logging.getLogger("image_edit_server")
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,14 @@ class Job:
         if not self.left and self.reply.cancelled():
             self.left = True
         return self.left or self.replaced
+
+    def why_unwanted(self) -> EditError | None:
+        """What to answer where it is unwanted, or cannot be asked about; None where it is wanted."""
+        try:
+            return Cancelled() if self.unwanted else None
+        except Exception:
+            log.exception("whether edit %s is still wanted could not be asked", self.request.id)
+            return Failed("the engine failed")
 
     @property
     def at_stop(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from qwen_edit.control.blame import Blame, Unblamed
 from qwen_edit.device_errors import DeviceError, failure, is_device_error, may_be_the_devices
-from qwen_edit.errors import BadRequest, Cancelled, EditError, UnknownPictures
+from qwen_edit.errors import BadRequest, Cancelled, EditError, Failed, UnknownPictures
 from qwen_edit.job import Job, Result
 from qwen_edit.metrics.protocol import Metrics
 from qwen_edit.scheduling.line import Line
@@ -36,11 +36,13 @@ class Answers:
 
     def result(self, job: Job, result: Result) -> None:
         self._metrics.ended(job.times.decode, spared=job.state.spared)
-        if job.finished:
-            self._metrics.edit("finished")
         log.log(logging.INFO if job.finished else logging.DEBUG, "edit %s: %s", job.request.id, job.account())
         outcome = job.outcome(result)
-        self._send(job, lambda: job.reply.outcome(outcome), stopped=not job.finished)
+        sent = self._send(job, lambda: job.reply.outcome(outcome), stopped=not job.finished)
+        if not sent:
+            self._metrics.edit("failed")
+        elif job.finished:
+            self._metrics.edit("finished")
 
     def failure(self, job: Job, error: Exception) -> None:
         """Answers the job whose own failure it is; raises the device's."""
@@ -62,8 +64,11 @@ class Answers:
         log.info("edit %s: %s", job.request.id, error.message)
         self._send(job, lambda: job.reply.error(error), stopped=comes_again, failed=not comes_again)
 
-    def _send(self, job: Job, send: Callable[[], None], *, stopped: bool = False, failed: bool = False) -> None:
-        """The job is forgotten before it is answered: who gets the answer finds its place free."""
+    def _send(self, job: Job, send: Callable[[], None], *, stopped: bool = False, failed: bool = False) -> bool:
+        """Whether that was sent, and not an error in its place; raises DeviceError where neither could be.
+
+        The job is forgotten before it is answered: who gets the answer finds its place free.
+        """
         with self._changed:
             self._line.leave(job, time.monotonic(), stopped=stopped, failed=failed)
             job.end()
@@ -72,5 +77,11 @@ class Answers:
             self._blame.end(job.request.edit_id)
         try:
             send()
+            return True
         except Exception:
             log.exception("the answer of edit %s could not be sent", job.request.id)
+        try:
+            job.reply.error(Failed("the answer could not be sent"))
+            return False
+        except Exception as error:  # its caller would wait for ever, unless the connection ends with this process
+            raise DeviceError(f"edit {job.request.id} cannot be answered: {error!r}") from error

@@ -88,6 +88,7 @@ class Coder:
             try:
                 while (job := self._next()) is not None:
                     self._code(job)
+                    del job  # else it would be kept, with its state, until there is another
             except Exception as error:
                 self._close()
                 self._broken(error)

@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qwen_edit.beside.shared_device import SharedDevice
+from qwen_edit.beside.streams import OwnStreams
 from qwen_edit.conditioning.preparation import Preparing, Work
-from qwen_edit.errors import Cancelled, EditError, Failed
+from qwen_edit.device_errors import failure, is_device_error, is_out_of_memory
+from qwen_edit.errors import EditError, Failed
 from qwen_edit.job import Job, in_order
 from qwen_edit.scheduling.spent import Spent
 from qwen_edit.worker import Worker
@@ -41,7 +44,8 @@ class Turn:
 
 class Intake:
     """`done(job, None)` or `done(job, error)` is called from its threads for every job it was given, and
-    `picture_ended()` after each picture.
+    `picture_ended()` after each picture. A thread ends at the first error that is no job's own, which it hands to
+    `broken`. `alive()` is called while others wait for a caption that gets on.
 
     One thread begins every job, and ends those that have nothing to decode, whatever the others do meanwhile. One
     writes captions and one reads adapters, which take long, so that no picture waits for them. Callers for whom much
@@ -51,25 +55,32 @@ class Intake:
     def __init__(
         self,
         worker: Worker,
+        device: SharedDevice,
         done: Callable[[Job, EditError | None], None],
         picture_ended: Callable[[], None],
+        broken: Callable[[Exception], None],
+        alive: Callable[[], None],
         *,
         decoding: int,
     ) -> None:
         """`decoding`: pictures at a time."""
         self._worker = worker
+        self._device = device
+        self._streams = OwnStreams(worker.devices)  # of the thread that writes captions
         self._done = done
         self._picture_ended = picture_ended
+        self._broken = broken
+        self._alive = alive
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._turns: list[Turn] = []
         self._spent = Spent()
         self._closed = False
         self._changed = threading.Condition()  # guards the three
-        self._beginning = threading.Thread(target=self._begin, name="prepare", daemon=True)
+        self._beginning = self._thread("prepare", self._begin)
         self._others = [
-            *(threading.Thread(target=self._decode, name="decode", daemon=True) for _ in range(decoding)),
-            threading.Thread(target=self._do, args=(Work.CAPTION,), name="caption", daemon=True),
-            threading.Thread(target=self._do, args=(Work.ADAPTER,), name="adapter", daemon=True),
+            *(self._thread("decode", self._decode) for _ in range(decoding)),
+            self._thread("caption", self._write),
+            self._thread("adapter", lambda: self._do(Work.ADAPTER)),
         ]
         for thread in (self._beginning, *self._others):
             thread.start()
@@ -87,32 +98,56 @@ class Intake:
         for thread in self._others:
             thread.join()
 
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._broken(error)
+
+        return threading.Thread(target=guarded, name=name, daemon=True)
+
     def _begin(self) -> None:
         while (job := self._arrivals.get()) is not None:
             self._advance(Turn(job, self._preparing(job)))
+            del job  # else it would be kept, with its pictures, until there is another
 
     def _preparing(self, job: Job) -> Preparing:
-        prepared = yield from self._worker.prepare(job.request, lambda: job.unwanted)
+        prepared = yield from self._worker.prepare(job.request, lambda: self._unwanted(job))
         job.reply.sized(prepared.geometry.answer)
         return prepared
+
+    def _unwanted(self, job: Job) -> bool:
+        """Asked for each token of a caption, which shows that it gets on."""
+        if self._device.awaited:
+            self._alive()
+        return job.unwanted
 
     def _decode(self) -> None:
         while (turn := self._next(Work.PICTURE)) is not None:
             self._advance(turn)
+            del turn  # else it would be kept, with its job, until there is another
             self._picture_ended()
+
+    def _write(self) -> None:
+        with self._streams.entered():
+            self._do(Work.CAPTION)
 
     def _do(self, work: Work) -> None:
         while (turn := self._next(work)) is not None:
             self._advance(turn)
+            del turn
 
     def _next(self, work: Work) -> Turn | None:
         """Whoever awaits such work and is still wanted; None where there is no more to come."""
         while (turn := self._first(work)) is not None:
             turn.taken += 1
-            if not turn.job.unwanted:
+            error = turn.job.why_unwanted()
+            if error is None:
                 return turn
             turn.preparing.close()
-            self._done(turn.job, Cancelled())
+            self._done(turn.job, error)
+            del turn
         return None
 
     def _first(self, work: Work) -> Turn | None:
@@ -139,17 +174,35 @@ class Intake:
             job.queue(prepared.value)
         except EditError as refusal:
             error = refusal
-        except Exception:
-            log.exception("edit %s could not be prepared", job.request.id)
-            error = Failed("the request could not be prepared")
+        except Exception as own:
+            if is_device_error(own):
+                raise
+            if is_out_of_memory(own):
+                error = failure(own, job.request.id)
+            else:
+                log.exception("edit %s could not be prepared", job.request.id)
+                error = Failed("the request could not be prepared")
         self._done(job, error)
 
     def _work(self, turn: Turn) -> None:
         started = time.monotonic()
         try:
-            turn.awaits = next(turn.preparing)
+            turn.awaits = self._written(turn) if turn.awaits is Work.CAPTION else next(turn.preparing)
         finally:
             if turn.taken:
                 now = time.monotonic()
                 with self._changed:
                     self._spent.add(turn.whose, now - started, now)
+
+    def _written(self, turn: Turn) -> Work:
+        """What is next once the caption is written: beside the steps, or between them where the model takes turns.
+
+        The device first, and then the worker: in the order of whoever else works for an edit.
+        """
+        with self._device.alone() if self._worker.takes_turns else self._device.shared():
+            following = next(turn.preparing)
+        if following is Work.CAPTION_AGAIN:
+            log.warning("out of memory while writing a caption: freeing the cache")
+            with self._device.freed():
+                following = next(turn.preparing)
+        return following

@@ -20,9 +20,15 @@ class SharedDevice:
 
     def __init__(self, free_memory: Callable[[], None]) -> None:
         self._free_memory = free_memory
-        self._changed = threading.Condition()  # guards the two
+        self._changed = threading.Condition()  # guards the three
         self._inside = 0
+        self._waiting = 0
         self._owner: int | None = None  # thread that has it alone, or waits until the others are out
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody can do nothing until others are out."""
+        return self._waiting > 0
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
@@ -31,7 +37,7 @@ class SharedDevice:
             yield
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._owner is None)
+            self._wait_for(lambda: self._owner is None)
             self._inside += 1
         try:
             yield
@@ -47,16 +53,23 @@ class SharedDevice:
             yield False
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._owner is None)
+            self._wait_for(lambda: self._owner is None)
             self._owner = threading.get_ident()
             company = self._inside > 0
-            self._changed.wait_for(lambda: self._inside == 0)
+            self._wait_for(lambda: self._inside == 0)
         try:
             yield company
         finally:
             with self._changed:
                 self._owner = None
                 self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def freed(self) -> Iterator[None]:
+        """Around work that ran out of memory: alone, and with freed memory."""
+        with self.alone():
+            self._free_memory()
+            yield
 
     def made(self, work: Callable[[], Made]) -> Made:
         """`work()`, tried once more alone and with freed memory where it ran out."""
@@ -68,6 +81,10 @@ class SharedDevice:
                 raise
             log.warning("out of memory while encoding or decoding: freeing the cache")
         # Not in the `except`: the error's traceback keeps all that the failed work has allocated.
-        with self.alone():
-            self._free_memory()
+        with self.freed():
             return work()
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        self._waiting += 1
+        self._changed.wait_for(condition)
+        self._waiting -= 1

@@ -16,6 +16,7 @@ from qwen_edit.conditioning.captions import Captions
 from qwen_edit.conditioning.conditioner import Conditioner
 from qwen_edit.conditioning.references import Reference, references_of
 from qwen_edit.conditioning.texts import Prompt, Prompts
+from qwen_edit.device_errors import is_out_of_memory
 from qwen_edit.errors import BadRequest
 from qwen_edit.families.family import Size
 from qwen_edit.families.sizes import Geometry, Sizes
@@ -55,10 +56,11 @@ class Prepared:
 
 
 class Work(Enum):
-    """What is slow, in preparation, and waits for a thread of its kind."""
+    """What is slow, in preparation, and waits for a thread of its kind; captions have one."""
 
     PICTURE = auto()  # to be decoded
-    CAPTION = auto()  # to be written
+    CAPTION = auto()  # to be written, on the device
+    CAPTION_AGAIN = auto()  # which ran out of memory there: alone, once memory was freed
     ADAPTER = auto()  # to be read
 
 
@@ -164,7 +166,14 @@ class Preparation:
         if caption is None:
             with self._captions.awaited(picture, size, unwanted):
                 yield Work.CAPTION
-                caption = self._captions.written(picture, size)
+                try:
+                    return self._captions.written(picture, size)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                # Not in the `except`: the error's traceback keeps all that the failed forward has allocated.
+                yield Work.CAPTION_AGAIN
+                return self._captions.written(picture, size)
         return caption
 
     def _geometry(self, request: EditRequest, own: list[Size]) -> Geometry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,19 +113,28 @@ class Batch:
             if self._over or len(self._outcomes) < self._count:
                 return
             self._over = True
-        self._reply.outcomes([self._outcomes[each] for each in range(self._count)])
+        outcomes = [self._outcomes[each] for each in range(self._count)]
+        self._answer(lambda: self._reply.outcomes(outcomes))
 
     def error(self, row: int, error: EditError) -> None:
         with self._lock:
             answered, self._over = self._over, True
         if not answered:
-            self._reply.error(of_row(error, row, self._count))
+            self._answer(lambda: self._reply.error(of_row(error, row, self._count)))
 
     def cancelled(self) -> bool:
         with self._lock:
             if not self._over:  # else it must not be asked
                 self._left = self._left or self._reply.cancelled()
             return self._over or self._left
+
+    def _answer(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except Exception:
+            with self._lock:
+                self._over = False  # so that an error can still be told
+            raise
 
 
 @dataclass(frozen=True)
