@@ -6,7 +6,9 @@ The body of a request that is being read has limits of its own, in `body_limit.p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import sys
 import uuid
 from collections.abc import Callable
@@ -26,6 +28,8 @@ from shim.limits import HEADER_BYTES, MIN_BODY_RATE
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or the connection's opening
 LINGER_SECONDS = 10.0  # for the rest of a body that is not wanted; closing at once would destroy the answer on its way
 READ_BYTES = 2**16  # at once: others wait while a body of very many pieces is taken apart
+TCP_NOTSENT_LOWAT = 25  # Linux's; Python's name for it is younger than 3.11
+UNSENT_BYTES = 2**17  # in the system, beside what is on its way: so it is soon seen what a reader takes
 STALL_SECONDS = 60.0  # for a reader of an answer, and a second more for every MIN_BODY_RATE bytes that it takes
 
 
@@ -40,6 +44,8 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError, AttributeError):  # another kind of socket
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self._ending = LingeringTransport(transport, self._is_sent_to, self._linger)
         super().connection_made(self._ending)  # type: ignore[arg-type]
         if len(self.connections) > most_connections():
@@ -49,6 +55,7 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.reading.stop()
         self._writing.stop()
+        self._unset_keepalive_if_required()  # where a client has reset, uvicorn leaves its timer, which holds all this
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,7 +74,7 @@ class BoundedProtocol(H11Protocol):
         self._reader.seconds = STALL_SECONDS
         if self.transport.is_closing():
             self._writing.start(STALL_SECONDS)
-        elif self.conn.their_state is h11.SEND_BODY:
+        elif self.conn.their_state is h11.SEND_BODY and self._is_answered():
             self._unset_keepalive_if_required()
             self.reading.start(LINGER_SECONDS)
         else:
@@ -145,8 +152,14 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def silent_since(self) -> float | None:
-        """The moment since which its client has kept us waiting, for a head or as the reader of an answer."""
-        return min((since for since in (self.reading.since, self._writing.since) if since is not None), default=None)
+        """The moment since which its client has kept us waiting, for a head or as the reader of an answer.
+
+        What a reader took meanwhile gives time back.
+        """
+        unread = self._writing.since
+        if unread is not None:
+            unread += self._reader.took(self.transport.get_write_buffer_size()) / MIN_BODY_RATE
+        return min((since for since in (self.reading.since, unread) if since is not None), default=None)
 
     def _make_room(self) -> None:
         """Ends the connection that has been silent for longest, else that which has been sending a body for longest.
@@ -180,6 +193,10 @@ class Reader:
         """From now on; the seconds that are left."""
         self._since, self._bytes = self._loop.time(), unread
         return self.seconds
+
+    def took(self, unread: int) -> int:
+        """Bytes, since it is waited for."""
+        return max(0, self._bytes - unread)
 
     def took_all_but(self, unread: int) -> None:
         earned = (self._bytes - unread) / MIN_BODY_RATE

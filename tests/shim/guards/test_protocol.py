@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import socket
+import struct
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -230,6 +233,46 @@ def test_of_those_who_read_nothing_and_those_who_ask_nothing_the_first_makes_roo
         clients = [opened.enter_context(connect(port, request)) for request in requests]
         assert answer(opened.enter_context(connect(port, GET)))[0] == 200
         assert [serves(client) for client in clients] == [False, True, True]
+
+
+@pytest.mark.usefixtures("three_connections")
+def test_whoever_reads_an_answer_slowly_stays_and_who_asks_nothing_makes_room(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**16)
+    with contextlib.ExitStack() as opened:
+        reader = opened.enter_context(connect(port, LARGELY))
+        left = 2**23
+        while left > 0:  # of which each byte is a 65536th of a second
+            left -= len(reader.recv(2**16))
+        idle = [opened.enter_context(connect(port)) for _ in range(2)]
+        assert answer(opened.enter_context(connect(port, GET)))[0] == 200
+        assert idle[0].recv(1) == b""
+        assert seconds_until_closed(idle[1]) > 0
+        left = LARGE - 2**23
+        while left > 0 and (read := len(reader.recv(2**16))):
+            left -= read
+        assert left <= 0
+
+
+def test_nothing_is_left_of_a_connection_that_was_reset(server: uvicorn.Server, port: int) -> None:
+    with connect(port, GET) as client:
+        assert answer(client)[0] == 200
+        (left,) = [weakref.ref(connection) for connection in server.server_state.connections]
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 1  # of the two for which it would be kept
+    while left() is not None:
+        gc.collect()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_upload_behind_another_request_may_pause_like_any(client: socket.socket) -> None:
+    client.sendall(GET + b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+    assert answer(client)[0] == 200
+    time.sleep(1.5 * SECONDS)
+    client.sendall(b"cd")
+    assert answer(client)[::2] == (200, b"abcd")
 
 
 @pytest.mark.usefixtures("three_connections")
