@@ -12,6 +12,7 @@ from typing import Any
 
 from anyio import CapacityLimiter
 from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -64,7 +65,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> Starlette:
             Route("/metrics", serve_metrics),
             Route("/openapi.json", serve_description(settings)),
             Route("/v1/models", list_models),
-            Route(_with_slashes("/v1/models/{model}"), tell_model),
+            Route(_of_any_model("/v1/models/{model}"), tell_model),
             *_edit_routes(drain),
         ],
         middleware=_middleware(settings, metrics),
@@ -79,12 +80,20 @@ def _edit_routes(drain: Drain) -> Iterator[Route]:
     waited_for = [Middleware(WaitedFor, drain=drain)]
     for paths, endpoint in ((EDIT_PATHS, edit_images), (GENERATION_PATHS, generate_images)):
         for path in paths:
-            yield Route(_with_slashes(path), endpoint, methods=["POST"], middleware=waited_for)
+            yield Route(_of_any_model(path), endpoint, methods=["POST"], middleware=waited_for)
 
 
-def _with_slashes(path: str) -> str:
-    """A model's name may have some, written as they are or as %2F."""
-    return path.replace("{model}", "{model:path}")
+class AnyText(StringConvertor):
+    """With slashes, written as they are or as %2F, and line ends: a model's name may have any."""
+
+    regex = r"(?s:.+)"
+
+
+register_url_convertor("text", AnyText())
+
+
+def _of_any_model(path: str) -> str:
+    return path.replace("{model}", "{model:text}")
 
 
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:

@@ -79,7 +79,7 @@ class RequestContext:
 
 
 def _route(scope: Scope) -> str:
-    return scope["route"].path.replace(":path}", "}") if "route" in scope else "none"
+    return scope["route"].path.replace(":text}", "}") if "route" in scope else "none"
 
 
 async def answer_error(request: Request[Any], raised: Exception) -> Response:

@@ -148,6 +148,7 @@ def test_a_models_name_may_have_a_slash(serve: Serve, png: bytes, name: str) -> 
     assert client.post(deployed, data=PROMPT, files={"image": png}).status_code == 503
     assert 'route="/openai/deployments/{model}/images/edits",status="503"' in client.get("/metrics").text
     assert client.post(deployed, data=PROMPT).status_code == 400
+    assert client.post("/openai/deployments/a%0Ab/images/edits", data=PROMPT).status_code == 400
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "gzip, deflate"])
