@@ -240,6 +240,7 @@ def test_whoever_reads_an_answer_slowly_stays_and_who_asks_nothing_makes_room(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "MIN_BODY_RATE", 2**16)
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 60.0)
     with contextlib.ExitStack() as opened:
         reader = opened.enter_context(connect(port, LARGELY))
         left = 2**23
@@ -256,11 +257,12 @@ def test_whoever_reads_an_answer_slowly_stays_and_who_asks_nothing_makes_room(
 
 
 def test_nothing_is_left_of_a_connection_that_was_reset(server: uvicorn.Server, port: int) -> None:
+    server.config.timeout_keep_alive = 60
     with connect(port, GET) as client:
         assert answer(client)[0] == 200
         (left,) = [weakref.ref(connection) for connection in server.server_state.connections]
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    deadline = time.monotonic() + 1  # of the two for which it would be kept
+    deadline = time.monotonic() + 10  # of the sixty for which it would be kept
     while left() is not None:
         gc.collect()
         assert time.monotonic() < deadline
